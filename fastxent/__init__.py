@@ -1,0 +1,72 @@
+"""Exact, fast cross-entropy and negative log-likelihood of classifiers' predictions.
+
+The public names load on first use: importing the package costs nothing, Numba comes in with the first call.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastxent.ahead import warmup
+    from fastxent.losses import (
+        binary_cross_entropy,
+        binary_log_loss,
+        cross_entropy,
+        entropy,
+        kl_divergence,
+        log_likelihood,
+        log_loss,
+        log_softmax,
+        logsumexp,
+        nll,
+        perplexity,
+        softmax,
+    )
+    from fastxent.scoring import Score, Scorer, score
+    from fastxent.threads import get_threads, set_threads
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Score",
+    "Scorer",
+    "__version__",
+    "binary_cross_entropy",
+    "binary_log_loss",
+    "cross_entropy",
+    "entropy",
+    "get_threads",
+    "kl_divergence",
+    "log_likelihood",
+    "log_loss",
+    "log_softmax",
+    "logsumexp",
+    "nll",
+    "perplexity",
+    "score",
+    "set_threads",
+    "softmax",
+    "warmup",
+]
+
+# Where a name lives, unless in losses.
+_HOMES = {
+    "Score": "scoring",
+    "Scorer": "scoring",
+    "score": "scoring",
+    "get_threads": "threads",
+    "set_threads": "threads",
+    "warmup": "ahead",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'losses')}"), name)
+    globals()[name] = value  # the next use finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,178 @@
+"""The only place that calls ``numba.njit``: its flags, the cache of compiled code, the register of kernels.
+
+Numba's own cache is not used, for three reasons. It keys a function on its own file, so an edit in another file that
+was inlined goes unnoticed (numba#1833); it numbers its files through an index that two processes may overwrite, so one
+can load code compiled for another signature (numba#4807); and it trusts what it reads. Here one file holds one
+compiled signature, named by a hash of everything that decided its content, written aside and moved into place, and
+read only if its checksum holds.
+"""
+
+import contextlib
+import functools
+import hashlib
+import os
+import pickle
+import platform
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import llvmlite
+import numba
+from numba import prange
+from numba.core import caching, compiler, config
+from numba.misc.appdirs import AppDirs
+
+__all__ = ["REGISTER", "cache_folder", "compiled", "inline", "parallel", "prange"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# A division by zero gives inf or nan, as in NumPy. No fastmath anywhere: the order of operations is the result.
+_FLAGS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
+_MAGIC = b"fastxent cache 1\n"
+_KEPT_VERSIONS = 8
+
+# Every entry point in order of definition, for the tools that read generated code.
+REGISTER: dict[str, Any] = {}
+
+
+def inline(function: F) -> F:
+    """Compile for use inside other kernels only: inlined by LLVM at every call, so never cached on its own."""
+    return numba.njit(forceinline=True, **_FLAGS)(function)
+
+
+def compiled(function: F) -> F:
+    """Compile a serial entry point, on its first call with each signature, through the cache."""
+    return _enter(function, numba.njit(**_FLAGS)(function))
+
+
+def parallel(function: F) -> F:
+    """Compile an entry point whose ``prange`` loops run on threads. Slow to compile: few of them, few signatures."""
+    return _enter(function, numba.njit(parallel=True, **_FLAGS)(function))
+
+
+def _enter(function: Callable[..., Any], dispatcher: Any) -> Any:
+    # Code from elsewhere (a test, say) is not covered by the sources' hash; with NUMBA_DISABLE_JIT=1 nothing is compiled.
+    if function.__module__.startswith(__package__ + ".") and not config.DISABLE_JIT:
+        dispatcher._cache = _KernelCache(function)
+        REGISTER[f"{function.__module__}.{function.__qualname__}"] = dispatcher
+    return dispatcher
+
+
+@functools.cache
+def cache_folder() -> Path:
+    """The folder of this version's compiled code: FASTXENT_CACHE_DIR or the user's cache folder, then a hash.
+
+    The hash covers every source file of the kernels, and the versions of what compiles them. The processor's name and
+    features are part of each entry's name, so machines of different kinds can share one folder.
+    """
+    root = os.environ.get("FASTXENT_CACHE_DIR") or AppDirs(appname="fastxent", appauthor=False).user_cache_dir
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {sys.version} {platform.machine()}".encode())
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    return Path(root) / digest.hexdigest()[:20]
+
+
+# What else changes the generated code, and Numba leaves out of its keys.
+_SWITCHES = ("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "LLVM_REFPRUNE_PASS")
+
+
+class _KernelCache(caching.Cache):
+    """One function's entries. A Numba cache by interface; the files are ours."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._py_func = function
+        self._name = f"{function.__module__}.{function.__qualname__}"
+        self._enabled = True
+
+    @property
+    def cache_path(self) -> str:
+        return str(cache_folder())
+
+    def flush(self) -> None:
+        """Forget nothing on disk: an entry's name already says what it was compiled from."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return the compile result of a signature, or None: an unreadable entry counts as absent."""
+        target_context.refresh()
+        if not self._enabled:
+            return None
+        try:
+            path, key = self._entry(sig, target_context.codegen())
+            payload = _read(path, key)
+            return None if payload is None else compiler.CompileResult._rebuild(target_context, *payload)
+        except Exception:
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep a compile result for other processes; where that is impossible, warn once and go on without."""
+        if not self._enabled or data.library.has_dynamic_globals or any(not x.can_cache for x in data.lifted):
+            return
+        path, key = self._entry(sig, data.codegen)
+        if b" at 0x" in key:  # an address among the argument types: no other process would find the entry
+            return
+        try:
+            _write(path, key, data._reduce())
+        except OSError as error:
+            _warn_once(f"{path.parent}: {error.strerror or error}")
+
+    def _entry(self, sig: Any, codegen: Any) -> tuple[Path, bytes]:
+        switches = [(name, getattr(config, name, None)) for name in _SWITCHES]
+        key = repr((self._name, self._index_key(sig, codegen), switches)).encode()
+        name = f"{self._name.removeprefix(__package__ + '.')}-{hashlib.sha256(key).hexdigest()[:24]}.bin"
+        return cache_folder() / name, key
+
+
+def _read(path: Path, key: bytes) -> Any:
+    """The payload of a whole, undamaged entry with this key, or None."""
+    content = path.read_bytes()
+    head = len(_MAGIC) + 32
+    if content[: len(_MAGIC)] != _MAGIC or content[len(_MAGIC) : head] != hashlib.sha256(content[head:]).digest():
+        return None
+    stored, payload = pickle.loads(content[head:])
+    return payload if stored == key else None
+
+
+def _write(path: Path, key: bytes, payload: Any) -> None:
+    """Write aside and move into place, so that no reader meets half an entry and the last of several writers wins."""
+    body = caching.dumps((key, payload))
+    fresh = not path.parent.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if fresh:
+        _prune(path.parent)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(_MAGIC + hashlib.sha256(body).digest() + body)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _prune(current: Path) -> None:
+    """Keep the newest few versions' folders. Removing one in use only makes its users compile again."""
+    with contextlib.suppress(OSError):
+        versions = [p for p in current.parent.iterdir() if len(p.name) == len(current.name) and p.is_dir()]
+        versions.sort(key=lambda p: p.stat().st_mtime, reverse=True)
+        for stale in versions[_KEPT_VERSIONS:]:
+            shutil.rmtree(stale, ignore_errors=True)
+
+
+_warned = False
+
+
+def _warn_once(reason: str) -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            f"compiled kernels are not kept for the next process ({reason}); set FASTXENT_CACHE_DIR to a writable folder",
+            RuntimeWarning,
+            stacklevel=2,
+        )
