@@ -1,0 +1,253 @@
+"""The exact, order-free, mergeable sum of float64 numbers.
+
+A state is a plain int64 array of STATE_SIZE slots (or such a row of a larger array); zeros are the empty sum. It holds
+the exact sum, a multiple of 2^-1074, as limbs of 32 bits in 64-bit slots (a "small superaccumulator": R. M. Neal, Fast
+exact summation using small and large superaccumulators, arXiv:1505.05571), and counts of the infinities and NaNs met.
+Integer addition is associative, so adding and merging in any order give the same number, and exact_sum_value rounds it
+once: it equals math.fsum bit for bit, without fsum's overflow on the way.
+
+Capacity: any number of additions and merges up to 2^60; carries are propagated before a slot could overflow.
+"""
+
+import fractions
+
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+
+from fastxent.kernels.jit import compiled, inline
+
+# Limb k counts units of 2^(32k - 1074). The largest float64 touches limb 65; two more take the carries of 2^60 additions.
+N_LIMBS = 68
+PENDING = N_LIMBS  # bound: every slot's magnitude is at most (PENDING + 1) * 2^32
+POS_INF = N_LIMBS + 1
+NEG_INF = N_LIMBS + 2
+NANS = N_LIMBS + 3
+STATE_SIZE = N_LIMBS + 4
+CAPACITY = 1 << 29  # additions between two carry propagations
+
+MASK = 0xFFFFFFFF
+MANTISSA = (1 << 52) - 1
+HIDDEN = 1 << 52
+MAX_EXPONENT = 0x7FF
+
+# A compact sum is COMPACT_SIZE slots: limbs FIRST .. FIRST + COMPACT_SIZE - 1 of a state, in carried form. It takes the
+# numbers with 2^-94 <= |x| < 2^34, and 0: limb FIRST's unit is 2^-146.
+COMPACT_SIZE = 6
+COMPACT_FIRST = 29
+
+
+@intrinsic
+def float_bits(typingctx, x):
+    """The bits of a float64, as an int64."""
+
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], context.get_value_type(types.int64))
+
+    return types.int64(types.float64), codegen
+
+
+@intrinsic
+def bits_float(typingctx, bits):
+    """The float64 that has these bits."""
+
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], context.get_value_type(types.float64))
+
+    return types.float64(types.int64), codegen
+
+
+def exact_sum_new():
+    """An empty state: int64[STATE_SIZE] zeros.
+
+    Examples
+    --------
+    >>> state = exact_sum_new()
+    >>> for x in (1e300, 1.0, -1e300):
+    ...     exact_sum_add(state, x)
+    >>> exact_sum_value(state)
+    1.0
+    """
+    return np.zeros(STATE_SIZE, np.int64)
+
+
+@compiled
+def exact_sum_normalise(state):
+    """Propagate the carries: limbs in [0, 2^32), the last one signed. States that are equal as sums become equal arrays."""
+    carry = np.int64(0)
+    for k in range(N_LIMBS - 1):
+        limb = state[k] + carry
+        state[k] = limb & MASK
+        carry = limb >> 32
+    state[N_LIMBS - 1] += carry
+    state[PENDING] = 0
+
+
+@inline
+def _reserve(state, n):
+    """Make room for n (<= CAPACITY) more additions."""
+    if state[PENDING] > CAPACITY - n:
+        exact_sum_normalise(state)
+    state[PENDING] += n
+
+
+@inline
+def _add_reserved(state, x):
+    """Add one float64 for which there is room."""
+    bits = float_bits(x)
+    exponent = (bits >> 52) & MAX_EXPONENT
+    mantissa = bits & MANTISSA
+    if exponent == MAX_EXPONENT:
+        state[NANS if mantissa != 0 else (NEG_INF if bits < 0 else POS_INF)] += 1
+        return
+    normal = min(exponent, 1)
+    mantissa |= normal << 52
+    position = exponent - normal  # x = mantissa * 2^(position - 1074)
+    k = position >> 5
+    shift = position & 31
+    sign = bits >> 63  # 0 or -1: (v ^ sign) - sign is v or -v
+    low = (mantissa << shift) & MASK
+    rest = mantissa >> (32 - shift)
+    state[k] += (low ^ sign) - sign
+    state[k + 1] += ((rest & MASK) ^ sign) - sign
+    state[k + 2] += ((rest >> 32) ^ sign) - sign
+
+
+@inline
+def exact_sum_add(state, x):
+    """Add one float64: state + x, exactly."""
+    _reserve(state, 1)
+    _add_reserved(state, np.float64(x))
+
+
+@compiled
+def exact_sum_add_block(state, values, n):
+    """Add values[:n] (a contiguous float64 array), exactly."""
+    for i in range(n):
+        _reserve(state, 1)
+        _add_reserved(state, values[i])
+
+
+@compiled
+def exact_sum_merge(state, other):
+    """Add another state to this one; `other` stays as it is."""
+    _reserve(state, 2)
+    for k in range(N_LIMBS - 1):  # a limb's halves go into two slots, so that no count of additions adds up
+        state[k] += other[k] & MASK
+        state[k + 1] += other[k] >> 32
+    state[N_LIMBS - 1] += other[N_LIMBS - 1]
+    for k in range(POS_INF, STATE_SIZE):
+        state[k] += other[k]
+
+
+@compiled
+def exact_sum_value(state):
+    """The sum as a float64, correctly rounded (ties to even; overflow gives inf; inf - inf and NaN give NaN; never -0.0)."""
+    if state[NANS] > 0 or (state[POS_INF] > 0 and state[NEG_INF] > 0):
+        return np.nan
+    if state[POS_INF] > 0:
+        return np.inf
+    if state[NEG_INF] > 0:
+        return -np.inf
+    limbs = state.copy()
+    exact_sum_normalise(limbs)
+    negative = limbs[N_LIMBS - 1] < 0
+    if negative:
+        for k in range(N_LIMBS):
+            limbs[k] = -limbs[k]
+        exact_sum_normalise(limbs)
+    top = N_LIMBS - 1
+    while top > 0 and limbs[top] == 0:
+        top -= 1
+    magnitude = _round_limbs(limbs, top)
+    return -magnitude if negative else magnitude
+
+
+@inline
+def _round_limbs(limbs, top):
+    """The non-negative number in carried limbs 0 .. top (limbs[top] != 0 unless top = 0), rounded to float64."""
+    high = limbs[top]
+    length = 0  # of limbs[top], in bits
+    while high >> length != 0:
+        length += 1
+    drop = 32 * top + length - 53  # bits below the 53 that a float64 keeps
+    if drop >= MAX_EXPONENT:
+        return np.inf
+    if drop <= 0:  # fits: a subnormal's bits are the integer itself, and so are those of the first normal binade
+        return bits_float(limbs[0] + ((limbs[1] << 32) if top > 0 else np.int64(0)))
+    k = drop >> 5
+    shift = drop & 31
+    mantissa = limbs[k] >> shift
+    for j in range(k + 1, top + 1):
+        mantissa |= limbs[j] << (32 * (j - k) - shift)
+    # Round to nearest, ties to even: the first dropped bit is the half, the others are sticky.
+    half_k = (drop - 1) >> 5
+    half_bit = np.int64(1) << ((drop - 1) & 31)
+    if limbs[half_k] & half_bit != 0:
+        sticky = limbs[half_k] & (half_bit - 1)
+        for j in range(half_k):
+            sticky |= limbs[j]
+        if sticky != 0 or mantissa & 1 != 0:
+            mantissa += 1
+    # A mantissa of 2^53 (rounded up) carries into the exponent by itself, up to infinity.
+    bits = (np.int64(drop) << 52) + mantissa
+    return bits_float(min(bits, np.int64(MAX_EXPONENT) << 52))
+
+
+def exact_sum_fraction(state):
+    """The sum as a fractions.Fraction, unrounded. ValueError when an infinity or a NaN was added."""
+    if state[POS_INF] or state[NEG_INF] or state[NANS]:
+        raise ValueError("state: holds an infinity or a NaN, which is no fraction")
+    return fractions.Fraction(sum(int(limb) << (32 * k) for k, limb in enumerate(state[:N_LIMBS])), 1 << 1074)
+
+
+@inline
+def compact_sum_add(slots, x):
+    """Add x to a compact sum (int64[COMPACT_SIZE]). False, and nothing added, when x is outside its range.
+
+    In range: 0 and 2^-94 <= |x| < 2^34. The caller adds what is outside (NaN and infinities too) to a full state.
+    """
+    bits = float_bits(np.float64(x))
+    position = ((bits >> 52) & MAX_EXPONENT) - 1
+    k = (position >> 5) - COMPACT_FIRST
+    if k < 0 or k > COMPACT_SIZE - 3:
+        return x == 0.0
+    mantissa = (bits & MANTISSA) | HIDDEN
+    shift = position & 31
+    sign = bits >> 63
+    rest = mantissa >> (32 - shift)
+    low = slots[k] + ((((mantissa << shift) & MASK) ^ sign) - sign)
+    middle = slots[k + 1] + (((rest & MASK) ^ sign) - sign) + (low >> 32)
+    slots[k] = low & MASK
+    slots[k + 1] = middle & MASK
+    carry = (middle >> 32) + (((rest >> 32) ^ sign) - sign)
+    slots[k + 2] += carry
+    return True
+
+
+@compiled
+def compact_sum_into(state, slots):
+    """Add a compact sum to a full state."""
+    _reserve(state, 2)
+    for k in range(COMPACT_SIZE):
+        state[COMPACT_FIRST + k] += slots[k] & MASK
+        state[COMPACT_FIRST + k + 1] += slots[k] >> 32
+
+
+@compiled
+def compact_sum_normalise(slots):
+    """Propagate the carries: compact sums that are equal as numbers become equal arrays."""
+    for k in range(COMPACT_SIZE - 1):
+        slots[k + 1] += slots[k] >> 32
+        slots[k] &= MASK
+
+
+@compiled
+def compact_sum_merge(slots, other):
+    """Add another compact sum to this one; `other` stays as it is."""
+    carry = np.int64(0)
+    for k in range(COMPACT_SIZE - 1):
+        limb = slots[k] + other[k] + carry
+        slots[k] = limb & MASK
+        carry = limb >> 32
+    slots[COMPACT_SIZE - 1] += other[COMPACT_SIZE - 1] + carry

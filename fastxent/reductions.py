@@ -1,0 +1,43 @@
+"""none, sum, mean: from exact sums to what the user gets.
+
+A sum is the correctly rounded sum of the rows' losses; a mean is that number over the correctly rounded sum of the
+rows' weights: one division. So neither depends on the order, the threads or the chunks the rows came in.
+"""
+
+import warnings
+
+import numpy as np
+
+from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_value
+
+LOSSES, WEIGHTS = 0, 1  # rows of a pair of sums
+
+
+def new_sums(reduction: str) -> np.ndarray:
+    """The pair of exact sums a driver adds to, int64[2, STATE_SIZE]; with no rows, so nothing is summed, for "none"."""
+    return np.zeros((0 if reduction == "none" else 2, STATE_SIZE), np.int64)
+
+
+def reduce(reduction: str, out: np.ndarray, sums: np.ndarray, shape: tuple[int, ...]) -> "np.ndarray | float":
+    """The rows' losses in `shape` ("none"), their sum or their mean (nats).
+
+    Parameters
+    ----------
+    reduction : {"none", "sum", "mean"}
+    out : float64 array of prod(shape) losses; read for "none" alone
+    sums : int64[2, STATE_SIZE], the exact sums of the losses and of their weights; read for "sum" and "mean"
+    shape : the predictions' leading dimensions
+    """
+    if reduction == "none":
+        return out.reshape(shape)
+    total = float(exact_sum_value(sums[LOSSES]))
+    return total if reduction == "sum" else divide(total, float(exact_sum_value(sums[WEIGHTS])))
+
+
+def divide(total: float, weight: float) -> float:
+    """A mean: total / weight, NaN with a RuntimeWarning when no row has weight."""
+    if weight == 0.0:
+        warnings.warn("mean of no rows: every row is ignored, or has weight 0, or there is none", RuntimeWarning, stacklevel=4)
+        return float("nan")
+    mean = total / weight
+    return mean if mean != 0.0 else 0.0  # a tiny negative total must not give -0.0
