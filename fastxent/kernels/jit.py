@@ -56,7 +56,7 @@ def parallel(function: F) -> F:
 
 
 def _enter(function: Callable[..., Any], dispatcher: Any) -> Any:
-    # Code from elsewhere (a test, say) is not covered by the sources' hash; with NUMBA_DISABLE_JIT=1 nothing is compiled.
+    # Code from elsewhere (a test, say) is not covered by the sources' hash; NUMBA_DISABLE_JIT=1 compiles nothing.
     if function.__module__.startswith(__package__ + ".") and not config.DISABLE_JIT:
         dispatcher._cache = _KernelCache(function)
         REGISTER[f"{function.__module__}.{function.__qualname__}"] = dispatcher
@@ -172,7 +172,7 @@ def _warn_once(reason: str) -> None:
     if not _warned:
         _warned = True
         warnings.warn(
-            f"compiled kernels are not kept for the next process ({reason}); set FASTXENT_CACHE_DIR to a writable folder",
+            f"compiled kernels are not kept ({reason}); FASTXENT_CACHE_DIR can name a folder for them",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -1,0 +1,64 @@
+"""Compile ahead of the first real call: for images, services and benchmarks."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["warmup"]
+
+# Enough elements for batch.py to take its parallel path.
+_SMALL_ROWS, _LARGE_ELEMENTS = 3, 1 << 18
+
+
+def warmup(dtypes: Iterable[str] = ("float32", "float64")) -> None:
+    """Compile every public function, serial and parallel, for arrays of these dtypes, or load it from the cache.
+
+    Parameters
+    ----------
+    dtypes : iterable of str
+        Of "float16", "float32" and "float64".
+
+    Raises
+    ------
+    ValueError
+        If a dtype is none of those.
+
+    Examples
+    --------
+    >>> import fastxent
+    >>> fastxent.warmup(["float32"])
+    """
+    import numpy as np
+
+    for dtype in [dtypes] if isinstance(dtypes, str) else dtypes:
+        if dtype not in ("float16", "float32", "float64"):
+            raise ValueError(f"dtypes: must be float16, float32 or float64, got {dtype!r}")
+        for n_classes in (4, 128):  # tiles of rows, then single rows
+            for n_rows in (_SMALL_ROWS, _LARGE_ELEMENTS // n_classes):
+                _call_everything(np.zeros((n_rows, n_classes), dtype=dtype))
+
+
+def _call_everything(logits: "np.ndarray[Any, Any]") -> None:
+    import numpy as np
+
+    from fastxent import losses, scoring
+
+    n_rows, n_classes = logits.shape
+    labels = np.zeros(n_rows, dtype=np.int64)
+    probs = np.full_like(logits, 1 / n_classes)
+    log_probs = np.log(probs)
+    for function in (losses.logsumexp, losses.softmax, losses.log_softmax):
+        function(logits)
+    for target in (labels, probs):
+        losses.cross_entropy(logits, target)
+        losses.nll(log_probs, target)
+        losses.log_loss(probs, target)
+        for kind, predictions in (("logits", logits), ("log_probs", log_probs), ("probs", probs)):
+            scoring.score(predictions, target, kind=kind)
+    losses.binary_cross_entropy(logits.ravel(), probs.ravel())
+    losses.binary_log_loss(probs.ravel(), probs.ravel())
+    for kind, predictions in (("logits", logits), ("log_probs", log_probs), ("probs", probs)):
+        losses.entropy(predictions, kind=kind)
+        losses.kl_divergence(predictions, predictions, kind=kind)

@@ -1,0 +1,156 @@
+"""How many threads a call uses, and when threads cannot be used at all. Results never depend on it.
+
+Numba comes in only when a number of threads is asked for or a parallel loop starts.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from operator import index
+
+__all__ = ["current_threads", "get_threads", "limited", "set_threads", "team"]
+
+_process_limit: int | None = None
+_call_limit: ContextVar[int | None] = ContextVar("fastxent_threads", default=None)
+
+# The workqueue layer aborts the process under concurrent calls (numba#8563): with it, one parallel loop at a time.
+_one_at_a_time = threading.Lock()
+
+# A child forked from a process whose OpenMP threads ran would be killed by its first parallel loop: it runs serially.
+_threads_lost = False
+
+
+def set_threads(threads: int | None) -> None:
+    """Set how many threads each later call of this process may use.
+
+    Parameters
+    ----------
+    threads : int or None
+        At least 1; more than the machine (or NUMBA_NUM_THREADS) allows counts as all. None goes back to all.
+
+    Raises
+    ------
+    TypeError
+        If `threads` is no integer.
+    ValueError
+        If `threads` is below 1.
+
+    Examples
+    --------
+    >>> import fastxent
+    >>> fastxent.set_threads(1)
+    >>> fastxent.get_threads()
+    1
+    >>> fastxent.set_threads(None)
+    """
+    global _process_limit
+    _process_limit = None if threads is None else _checked(threads)
+
+
+def get_threads() -> int:
+    """Return how many threads a call of this process may use, unless its own `threads` says fewer.
+
+    Returns
+    -------
+    int
+        At least 1, at most what the machine (or NUMBA_NUM_THREADS) allows.
+
+    Examples
+    --------
+    >>> import fastxent
+    >>> fastxent.get_threads() >= 1
+    True
+    """
+    from numba.core import config
+
+    machine: int = config.NUMBA_NUM_THREADS
+    return machine if _process_limit is None else min(_process_limit, machine)
+
+
+def current_threads() -> int:
+    """Return how many threads a parallel loop started here and now would use: 1 means the serial path."""
+    if _threads_lost:
+        return 1
+    threads = get_threads()
+    call_limit = _call_limit.get()
+    if call_limit is not None:
+        threads = min(threads, call_limit)
+    if threads > 1 and _numba_started():
+        import numba
+
+        threads = min(threads, numba.get_num_threads())  # the caller's own numba.set_num_threads
+    return threads
+
+
+def limited(threads: int | None) -> AbstractContextManager[None]:
+    """Limit the calls made inside the block, in this thread, to a number of threads. None leaves it as it is."""
+    return nullcontext() if threads is None else _limited(_checked(threads))
+
+
+@contextmanager
+def _limited(threads: int) -> Iterator[None]:
+    outer = _call_limit.get()
+    token = _call_limit.set(threads if outer is None else min(threads, outer))
+    try:
+        yield
+    finally:
+        _call_limit.reset(token)
+
+
+@contextmanager
+def team() -> Iterator[int]:
+    """Hold what a parallel loop needs, and give the number of its threads; given 1, take the serial path instead.
+
+    Every call of a function with ``parallel=True`` belongs inside::
+
+        with team() as threads:
+            run = rows_parallel if threads > 1 else rows_serial
+            run(...)
+    """
+    threads = current_threads()
+    if threads == 1:
+        yield 1
+        return
+    import numba
+
+    before = numba.get_num_threads()  # starts Numba's threads, which settles the layer
+    with _one_at_a_time if numba.threading_layer() == "workqueue" else nullcontext():
+        numba.set_num_threads(threads)  # of this thread only
+        try:
+            yield threads
+        finally:
+            numba.set_num_threads(before)
+
+
+def _checked(threads: int) -> int:
+    if isinstance(threads, bool):
+        raise TypeError("threads: must be an integer, got a bool")
+    try:
+        number = index(threads)
+    except TypeError:
+        raise TypeError(f"threads: must be an integer, got {type(threads).__name__}") from None
+    if number < 1:
+        raise ValueError(f"threads: must be at least 1, got {number}")
+    return number
+
+
+def _numba_started() -> bool:
+    """Whether this process, or the one it was forked from, has started Numba's threads."""
+    module = sys.modules.get("numba.np.ufunc.parallel")
+    return bool(getattr(module, "_is_initialized", False))
+
+
+def _after_fork() -> None:
+    global _one_at_a_time, _threads_lost
+    _one_at_a_time = threading.Lock()  # another thread of the parent may have held it
+    if _numba_started():
+        import numba
+
+        _threads_lost = numba.threading_layer() != "workqueue"  # workqueue starts anew in a child, OpenMP does not
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
