@@ -1,0 +1,456 @@
+"""What the user hands in becomes views that the kernels can read; every user error is raised here, in one line.
+
+``as_array`` takes an array of any origin; ``as_batch`` and ``as_binary_batch`` check shapes and dtypes and keep the
+user's memory, and ``Batch.slices`` hands it to the kernels piece by piece. The values are checked by the kernels, which
+report the first offending row; ``Batch.error`` turns that report into a message.
+"""
+
+import math
+import operator
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastxent.slices import COPY_BYTES, F32, F64, I64, INT64_MAX, Predictions, is_ready, row_of, row_slices, rows_cut
+
+REDUCTIONS = ("none", "sum", "mean")
+KINDS = ("logits", "log_probs", "probs")  # a kind's position is its code in the kernels
+ABSENT = np.empty(0)  # stands for weights that were not given
+SUM_TOL = 1e-3  # how far from 1 a distribution may sum, where no option says
+
+
+class Batch(NamedTuple):
+    """Checked predictions with their target and weights."""
+
+    predictions: Predictions
+    target: np.ndarray | Predictions  # class indices of the leading shape, or distributions
+    weight: np.ndarray  # float64[n_classes], or ABSENT
+    sample_weight: np.ndarray | None  # of the leading shape
+    has_ignore: bool
+    ignore_index: int
+    is_binary: bool = False  # one logit or probability a row: n_classes = 1 and the target a probability
+
+    @property
+    def is_hard(self) -> bool:
+        """Whether the target holds class indices."""
+        return not isinstance(self.target, Predictions)
+
+    def slices(self, max_rows: int | None = None) -> Iterator[tuple[int, int, np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield (start, stop, z, t, s): predictions and soft target 3-D, labels int64 and weights float64 1-D."""
+        predictions, target, sample_weight = self.predictions, self.target, self.sample_weight
+        soft = isinstance(target, Predictions)
+        matrices = [predictions, target] if soft else [predictions]
+        per_row = 8 * ((not soft and not is_ready(target, I64)) + (sample_weight is not None))
+        s = ABSENT
+        for start, stop, views in row_slices(matrices, per_row, max_rows):
+            t = views[1] if soft else rows_cut(target, start, stop, I64)
+            if sample_weight is not None:
+                s = sample_weight_slice(sample_weight, start, stop, predictions.shape)
+            yield start, stop, views[0], t, s
+
+    def flat_slices(self) -> Iterator[tuple[int, int, np.ndarray, np.ndarray, np.ndarray]]:
+        """The same of a binary batch, all of it 1-D."""
+        flat = all(m.array.flags.c_contiguous or len(m.shape) < 2 for m in (self.predictions, self.target))  # type: ignore[union-attr]
+        for start, stop, z, t, s in self.slices(None if flat else COPY_BYTES // 16):
+            yield start, stop, z.reshape(-1), t.reshape(-1), s
+
+    def error(self, row: int, reason: int) -> ValueError:
+        """The message for what a kernel reported about a row of the whole batch."""
+        from fastxent.kernels import batch as codes
+
+        z, target = self.predictions, self.target
+        at = where(row, z.shape)
+        if isinstance(target, Predictions):
+            if self.is_binary:
+                return binary_error(z, target, row)
+            if reason in (codes.TARGET_NEGATIVE, codes.TARGET_SUM):
+                return distribution_error(target, row, "class indices have one dimension fewer")
+        elif reason == codes.LABEL:
+            return label_error(int(target.flat[row]), at, z.n_classes)
+        if reason == codes.POSITIVE_LOG_PROB:
+            values = row_of(z, row)
+            k = int(target.flat[row]) if not isinstance(target, Predictions) else first(~(values <= 0))
+            return ValueError(f"{z.name}: {at} has {show(values[k])} for class {k}; a log-probability is at most 0")
+        return distribution_error(z, row, "normalize=True divides by the sum")
+
+
+# Predictions, targets, weights
+
+
+def as_batch(
+    name: str,
+    predictions: Any,
+    target: Any,
+    axis: Any = -1,
+    weight: Any = None,
+    sample_weight: Any = None,
+    ignore_index: Any = None,
+) -> Batch:
+    """Check the arguments that every loss over classes shares."""
+    z = as_predictions(predictions, name, axis=axis)
+    t = as_target(target, z, axis=axis)
+    has_ignore, index = as_ignore_index(ignore_index)
+    if has_ignore and isinstance(t, Predictions):
+        raise ValueError("ignore_index: applies to class indices, but target holds distributions; use sample_weight")
+    return Batch(z, t, as_weight(weight, z.n_classes), as_sample_weight(sample_weight, z.shape), has_ignore, index)
+
+
+def as_binary_batch(name: str, predictions: Any, target: Any, sample_weight: Any = None) -> Batch:
+    """Check the arguments of a binary loss: arrays of one shape, one number a row."""
+    z, t = (_one_column(x, x_name) for x, x_name in ((predictions, name), (target, "target")))
+    if z.array.dtype.kind == "b":
+        raise TypeError(f"{name}: booleans; need numbers, such as float64")
+    if t.shape != z.shape:
+        raise ValueError(f"target: shape {t.shape} does not match {name} of shape {z.shape}; need the same shape")
+    if t.array.dtype.kind in "biu" and not t.bfloat16:
+        t = t._replace(dtype=z.dtype)  # 0 and 1 fit any dtype
+    return Batch(z, t, ABSENT, as_sample_weight(sample_weight, z.shape), False, 0, is_binary=True)
+
+
+def _one_column(x: Any, name: str) -> Predictions:
+    array, bfloat16 = as_array(x, name)
+    dtype = F32 if array.dtype.kind == "b" else float_dtype(array, bfloat16, name)
+    return Predictions(name, array[..., None], array.shape, array.size, 1, dtype, bfloat16)
+
+
+def as_predictions(x: Any, name: str, *, axis: Any = -1) -> Predictions:
+    """Check predictions of shape (..., C, ...), the classes on ``axis``; nothing is copied."""
+    array, bfloat16 = as_array(x, name)
+    if array.ndim == 0:
+        raise ValueError(f"{name}: a single number; need an array with a class axis, such as (rows, classes)")
+    dtype = float_dtype(array, bfloat16, name)
+    if axis != -1 or type(axis) is not int:
+        array = class_axis_last(array, axis, name)
+    *shape, n_classes = array.shape
+    if n_classes == 0:
+        raise ValueError(f"{name}: has no classes ({tuple(shape)} rows of 0); need at least one class")
+    return Predictions(name, array, tuple(shape), array.size // n_classes, n_classes, dtype, bfloat16)
+
+
+def class_axis_last(array: np.ndarray, axis: Any, name: str) -> np.ndarray:
+    """A view with ``axis`` moved to the end."""
+    if isinstance(axis, (bool, np.bool_)) or not hasattr(axis, "__index__"):
+        raise TypeError(f"axis: {axis!r:.60} is not an integer")
+    position = operator.index(axis)
+    if not -array.ndim <= position < array.ndim:
+        raise ValueError(f"axis: {position} is outside {name}, which has {array.ndim} axes (shape {array.shape})")
+    return np.moveaxis(array, position, -1)
+
+
+def float_dtype(array: np.ndarray, bfloat16: bool, name: str) -> np.dtype:
+    """What the kernels see of an array: float32 or float64. Integers are widened to float64."""
+    dtype = array.dtype
+    if dtype is F32 or dtype is F64:
+        return dtype
+    kind, size = dtype.kind, dtype.itemsize
+    if bfloat16 or (kind == "f" and size <= 4):
+        return F32
+    if (kind == "f" and size == 8) or kind in "iu":
+        return F64
+    raise TypeError(f"{name}: dtype {dtype} is not supported; need float16, bfloat16, float32, float64 or integers")
+
+
+def as_target(target: Any, predictions: Predictions, *, axis: Any = -1) -> np.ndarray | Predictions:
+    """Class indices, an integer array of the leading shape; or distributions, of the predictions' own shape."""
+    array, bfloat16 = as_array(target, "target")
+    z = predictions
+    if array.shape == z.shape:
+        if array.dtype is I64 or (array.dtype.kind in "iu" and not bfloat16):
+            return array
+        if array.size == 0 and isinstance(target, (list, tuple)):
+            return array.astype(I64)  # an empty list has no dtype of its own
+        dtype = "bfloat16" if bfloat16 else array.dtype
+        advice = "pass .astype('int64')" if array.dtype.kind in "fb" else "need integers"
+        raise TypeError(f"target: dtype {dtype} cannot be class indices (shape {array.shape}, one a row); {advice}")
+    if array.ndim == len(z.shape) + 1:
+        soft = array if axis == -1 else class_axis_last(array, axis, "target")
+        if soft.shape == z.array.shape:
+            one_hot = array.dtype.kind in "biu" and not bfloat16  # 0 and 1 fit any dtype
+            dtype = z.dtype if one_hot else float_dtype(array, bfloat16, "target")
+            return Predictions("target", soft, z.shape, z.n_rows, z.n_classes, dtype, bfloat16)
+    full = z.array.shape if axis == -1 else np.moveaxis(z.array, -1, axis).shape
+    raise ValueError(
+        f"target: shape {array.shape} does not go with {z.name} of shape {full}; "
+        f"need class indices of shape {z.shape} or distributions of shape {full}"
+    )
+
+
+def as_weight(weight: Any, n_classes: int) -> np.ndarray:
+    """Class weights: float64[n_classes], finite and not negative; ABSENT for None."""
+    if weight is None:
+        return ABSENT
+    array = _real_array(weight, "weight")
+    if array.shape != (n_classes,):
+        raise ValueError(f"weight: shape {array.shape}; need one weight a class, shape ({n_classes},)")
+    array = rows_cut(array, 0, n_classes, F64)
+    _refuse_bad_weights(array, "weight", lambda k: f"class {k}")
+    return array
+
+
+def as_sample_weight(sample_weight: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Row weights of exactly the leading shape; the values are checked slice by slice."""
+    if sample_weight is None:
+        return None
+    array = _real_array(sample_weight, "sample_weight")
+    if array.shape != shape:
+        raise ValueError(f"sample_weight: shape {array.shape}; need one weight a row, shape {shape} (no broadcasting)")
+    return array
+
+
+def sample_weight_slice(sample_weight: np.ndarray, start: int, stop: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Weights of rows start to stop: float64, contiguous, checked."""
+    piece = rows_cut(sample_weight, start, stop, F64)
+    _refuse_bad_weights(piece, "sample_weight", lambda i: where(start + i, shape))
+    return piece
+
+
+def _real_array(x: Any, name: str) -> np.ndarray:
+    array, bfloat16 = as_array(x, name)
+    if bfloat16:
+        array = (array.astype(np.uint32) << 16).view(F32)
+    if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
+        raise TypeError(f"{name}: dtype {array.dtype} is not supported; need real numbers, such as float64")
+    return array
+
+
+def _refuse_bad_weights(array: np.ndarray, name: str, place: Callable[[int], str]) -> None:
+    if array.size and not (array.min() >= 0 and array.max() < math.inf):
+        i = first(~((array >= 0) & (array < math.inf)))
+        raise ValueError(f"{name}: {place(i)} has {show(array[i])}; need finite weights of at least 0")
+
+
+def as_output(out: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
+    """The array behind ``out``, which must have exactly this shape and dtype; None for None."""
+    if out is None:
+        return None
+    if isinstance(out, np.ndarray) and not isinstance(out, np.ma.MaskedArray):
+        array: np.ndarray = out
+    elif _is_torch(out) and str(out.dtype) != "torch.bfloat16":
+        array = _from_torch(out, "out")[0]
+    else:
+        raise TypeError(
+            f"out: {_kind_of(out)} cannot be written to; need a NumPy array of shape {shape}, dtype {dtype}"
+        )
+    if array.shape != shape:
+        raise ValueError(f"out: shape {array.shape}; need {shape}")
+    if array.dtype != dtype:
+        raise TypeError(f"out: dtype {array.dtype}; need {dtype}")
+    if not array.flags.writeable:
+        raise ValueError("out: is read-only; need an array that can be written to")
+    return array
+
+
+# Options
+
+
+def as_ignore_index(value: Any) -> tuple[bool, int]:
+    """(given, value)."""
+    if value is None:
+        return False, 0
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__") or getattr(value, "ndim", 0):
+        raise TypeError(f"ignore_index: {value!r:.60} is not an integer")
+    try:
+        index = operator.index(value)
+    except TypeError:
+        raise TypeError(f"ignore_index: {value!r:.60} is not an integer") from None
+    if not -INT64_MAX <= index < INT64_MAX:
+        raise ValueError(f"ignore_index: {index} does not fit in 64 bits")
+    return True, index
+
+
+def as_reduction(value: Any) -> str:
+    """One of REDUCTIONS."""
+    return _one_of(value, "reduction", REDUCTIONS)
+
+
+def as_kind(value: Any) -> int:
+    """The kernels' code of a kind of predictions."""
+    return KINDS.index(_one_of(value, "kind", KINDS))
+
+
+def _one_of(value: Any, name: str, names: tuple[str, ...]) -> str:
+    if isinstance(value, str) and value in names:
+        return value
+    error = ValueError if isinstance(value, str) else TypeError
+    raise error(f"{name}: {value!r:.60} is not one of {', '.join(map(repr, names))}")
+
+
+def as_real(
+    value: Any, name: str, low: float, high: float, *, open_low: bool = False, open_high: bool = False
+) -> float:
+    """A number between low and high, as a float."""
+    if type(value) is not float:
+        if isinstance(value, np.ndarray) and value.ndim == 0:
+            value = value[()]
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+            raise TypeError(f"{name}: {value!r:.60} is not a number")
+        value = float(value)
+    if (low < value if open_low else low <= value) and (value < high if open_high else value <= high):
+        return value
+    ends = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+    raise ValueError(f"{name}: {value!r} is outside {ends}")
+
+
+def as_temperature(value: Any) -> float:
+    """A positive, finite number."""
+    return as_real(value, "temperature", 0.0, math.inf, open_low=True, open_high=True)
+
+
+def as_smoothing(value: Any) -> float:
+    """A number in [0, 1]."""
+    return as_real(value, "label_smoothing", 0.0, 1.0)
+
+
+def as_eps(value: Any) -> float:
+    """A number in [0, 0.5)."""
+    return as_real(value, "eps", 0.0, 0.5, open_high=True)
+
+
+def as_log_loss_options(eps: Any, normalize: Any, sum_tol: Any) -> tuple[float, bool, float]:
+    """(eps in [0, 0.5), normalize, sum_tol >= 0)."""
+    if not isinstance(normalize, (bool, np.bool_)):
+        raise TypeError(f"normalize: {normalize!r:.60} is neither True nor False")
+    return as_eps(eps), bool(normalize), as_real(sum_tol, "sum_tol", 0.0, math.inf)
+
+
+def as_pos_weight(value: Any) -> float:
+    """A finite number of at least 0; 1 for None."""
+    return 1.0 if value is None else as_real(value, "pos_weight", 0.0, math.inf, open_high=True)
+
+
+# Arrays of any origin
+
+
+def as_array(x: Any, name: str) -> tuple[np.ndarray, bool]:
+    """(array, False), or (a view of the bits as uint16, True) for bfloat16. Nothing is copied that need not be."""
+    if type(x) is np.ndarray:
+        array, bfloat16 = x, False
+    else:
+        array, bfloat16 = _foreign(x, name)
+    if array.dtype.kind == "V" and array.dtype.name == "bfloat16":  # ml_dtypes' dtype, which jax uses as well
+        return array.view(np.uint16), True
+    return array, bfloat16
+
+
+def _foreign(x: Any, name: str) -> tuple[np.ndarray, bool]:
+    if _is_torch(x):
+        return _from_torch(x, name)
+    package = type(x).__module__.partition(".")[0]
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name}: a masked array; fill it (x.filled(...)) and mark rows to skip with ignore_index")
+    if hasattr(x, "toarray") and hasattr(x, "nnz"):
+        raise TypeError(f"{name}: a sparse matrix; pass x.toarray()")
+    if x is None or isinstance(x, (str, bytes, dict, set, frozenset)):
+        raise TypeError(f"{name}: {_kind_of(x)} is no array of numbers")
+    nulls = _null_count(x) if package in ("polars", "pyarrow") else 0
+    if nulls:
+        raise ValueError(f"{name}: has {nulls} missing values (nulls); fill or drop them")
+    try:
+        array = _through_numpy(x, package)
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{name}: {_kind_of(x)} does not become an array of numbers: {reason}") from None
+    if array.dtype.kind == "O":
+        raise TypeError(
+            f"{name}: {_kind_of(x)} holds objects, not numbers (missing values, or rows of unequal length?)"
+        )
+    return array, False
+
+
+def _through_numpy(x: Any, package: str) -> np.ndarray:
+    if package == "pyarrow":
+        kind = getattr(x, "type", None)
+        if hasattr(kind, "list_size"):  # a column of fixed-size lists: one row of predictions each
+            x = x.combine_chunks() if hasattr(x, "combine_chunks") else x
+            return x.flatten().to_numpy(zero_copy_only=False).reshape(len(x), kind.list_size)
+        if kind is not None and not hasattr(x, "columns"):
+            return x.to_numpy() if hasattr(x, "chunks") else x.to_numpy(zero_copy_only=False)
+    if not hasattr(x, "__array__") and hasattr(x, "__dlpack__"):
+        return np.from_dlpack(x)
+    array = np.asarray(x)
+    if array.dtype.kind == "O" and package == "pandas" and hasattr(getattr(x, "dtype", None), "numpy_dtype"):
+        array = x.to_numpy(dtype=x.dtype.numpy_dtype)  # nullable integers without missing values
+    return array
+
+
+def _null_count(x: Any) -> int:
+    if hasattr(x, "columns") and not hasattr(x, "null_count"):  # pyarrow.Table
+        return sum(column.null_count for column in x.columns)
+    count = getattr(x, "null_count", 0)
+    count = count() if callable(count) else count
+    return sum(count.row(0)) if hasattr(count, "row") else count  # polars: a frame of one row
+
+
+def _is_torch(x: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, getattr(torch, "Tensor", ()))
+
+
+def _from_torch(x: Any, name: str) -> tuple[np.ndarray, bool]:
+    if x.device.type != "cpu":
+        raise TypeError(f"{name}: a tensor on {x.device}; pass it with .cpu()")
+    try:
+        if str(x.dtype) == "torch.bfloat16":  # unknown to NumPy: its bits
+            return x.detach().view(sys.modules["torch"].int16).numpy().view(np.uint16), True
+        return x.detach().numpy(), False
+    except (RuntimeError, TypeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise TypeError(f"{name}: a tensor ({x.dtype}, {x.layout}) that NumPy cannot see: {reason}") from None
+
+
+def _kind_of(x: Any) -> str:
+    return "None" if x is None else f"an object of type {type(x).__name__}"
+
+
+# Messages
+
+
+def where(row: int, shape: tuple[int, ...]) -> str:
+    """Name a row, with its index where that says more."""
+    if len(shape) < 2:
+        return f"row {row}"
+    return f"row {row} (index {tuple(int(i) for i in np.unravel_index(row, shape))})"
+
+
+def show(value: Any) -> str:
+    """A number as the user would write it."""
+    return repr(value.item() if isinstance(value, np.generic) else value)
+
+
+def first(mask: np.ndarray) -> int:
+    """Index of the first True."""
+    return int(np.argmax(mask))
+
+
+def label_error(label: int, at: str, n_classes: int) -> ValueError:
+    """A class index out of range, with the convention it may come from."""
+    advice = ""
+    if label in (-100, -1, 255):
+        advice = f"; if {label} marks rows to skip, pass ignore_index={label}"
+    elif label == n_classes:
+        advice = "; class indices start at 0"
+    return ValueError(f"target: {at} is {label}, outside 0..{n_classes - 1}{advice}")
+
+
+def distribution_error(p: Predictions, row: int, advice: str) -> ValueError:
+    """A row that is no distribution: an entry outside [0, 1], or else the sum."""
+    at, values = where(row, p.shape), row_of(p, row)
+    bad = ~((values >= 0) & (values < math.inf if p.name == "target" else values <= 1))
+    if bad.any():
+        k = first(bad)
+        need = "finite and at least 0" if p.name == "target" else "in [0, 1]"
+        return ValueError(f"{p.name}: {at} has {show(values[k])} for class {k}; a probability is {need}")
+    total = math.fsum(values.tolist())
+    return ValueError(f"{p.name}: {at} sums to {total:.9g}, not to 1; {advice}")
+
+
+def binary_error(z: Predictions, target: Predictions, row: int) -> ValueError:
+    """A number that is no probability, in a binary target or else in the predictions."""
+    at, value = where(row, z.shape), row_of(target, row)[0]
+    if not 0 <= value <= 1:
+        advice = "; for labels -1 and 1 pass (y + 1) / 2" if value == -1 else ""
+        return ValueError(f"target: {at} is {show(value)}, not a probability (0, 1, or between){advice}")
+    return ValueError(f"{z.name}: {at} is {show(row_of(z, row)[0])}, not a probability in [0, 1]")

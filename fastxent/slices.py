@@ -1,0 +1,158 @@
+"""Arrays of any layout, cut into slices of rows that the kernels can read.
+
+A slice is a view wherever the layout allows: any strides, the class axis anywhere, read-only, memory-mapped. Only where
+a dtype or a layout must change is it a copy, and then of at most some 16 MB.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+
+SLICE_BYTES = 1 << 28  # read by one kernel call; between two calls Ctrl-C is noticed
+COPY_BYTES = 1 << 24  # copied at a time, where a dtype or layout must change
+
+F32, F64, I64 = (np.dtype(t) for t in ("f4", "f8", "i8"))
+INT64_MAX = 2**63 - 1
+
+
+class Predictions(NamedTuple):
+    """Predictions (or a target of distributions): the user's memory, seen with the class axis last."""
+
+    name: str
+    array: np.ndarray  # (*shape, n_classes); uint16 bits where bfloat16
+    shape: tuple[int, ...]
+    n_rows: int
+    n_classes: int
+    dtype: np.dtype  # what the kernels see: float32 or float64
+    bfloat16: bool
+
+    def slices(self, max_rows: int | None = None) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Yield (start, stop, z): rows start to stop as a (outer, inner, n_classes) array, valid until the next."""
+        for start, stop, views in row_slices([self], max_rows=max_rows):
+            yield start, stop, views[0]
+
+
+def row_slices(
+    matrices: Sequence[Predictions], per_row: int = 0, max_rows: int | None = None, out: np.ndarray | None = None
+) -> Iterator[tuple[int, int, list[np.ndarray]]]:
+    """Cut matrices of one shape into the same rows: yield (start, stop, one (outer, inner, C) view of each).
+
+    Parameters
+    ----------
+    matrices : sequence of Predictions
+        At least one; the same shape and number of classes.
+    per_row : int
+        Bytes that the caller copies besides, per row.
+    max_rows : int, optional
+        Most rows of a slice.
+    out : array, optional
+        Of the same shape, any floating dtype: comes last among the views, in the kernels' dtype of ``matrices[0]``;
+        what the caller wrote there is stored when the next slice is asked for.
+    """
+    first = matrices[0]
+    if first.n_rows == 0:
+        return
+    arrays = [m.array for m in matrices]
+    dtypes = [m.dtype for m in matrices]
+    if out is not None:
+        arrays.append(out)
+        dtypes.append(first.dtype)
+    sizes = first.shape if len(first.shape) <= 2 else _merged_sizes(first.shape, arrays)
+    copied = [len(sizes) > 2 or not _is_native(array, dtype) for array, dtype in zip(arrays, dtypes)]
+    read = first.n_classes * sum(array.itemsize for array in arrays)
+    limit = SLICE_BYTES // read
+    if per_row or any(copied):
+        per_row += first.n_classes * sum(d.itemsize for d, c in zip(dtypes, copied) if c)
+        limit = min(limit, COPY_BYTES // per_row)
+    limit = max(1, limit if max_rows is None else min(limit, max_rows))
+    pair = (*sizes, 1)[:2] if sizes else (1, 1)
+    if len(sizes) <= 2:
+        sizes = pair
+    views = [array.reshape(*sizes, first.n_classes) for array in arrays]
+    if first.n_rows <= limit and not any(copied):
+        yield 0, first.n_rows, views
+        return
+    most = min(limit, first.n_rows) * first.n_classes
+    buffers = [np.empty(most, dtype) if c else None for c, dtype in zip(copied, dtypes)]
+    start = 0
+    for index in _block_indices(sizes, limit):
+        blocks = [view[index] for view in views]
+        lead = blocks[0].shape[:-1]
+        rows = math.prod(lead)
+        three = (*(lead if len(sizes) == 2 else (rows, 1)), first.n_classes)
+        ready = []
+        for i, (block, buffer) in enumerate(zip(blocks, buffers)):
+            if buffer is not None and (out is None or i < len(matrices)):
+                widen(block, buffer[: block.size].reshape(block.shape), matrices[i].bfloat16)
+            ready.append(block if buffer is None else buffer[: block.size].reshape(three))
+        yield start, start + rows, ready
+        if out is not None and buffers[-1] is not None:
+            with np.errstate(over="ignore"):  # a log-probability below float16's range is -inf, as in every library
+                np.copyto(blocks[-1], ready[-1].reshape(blocks[-1].shape), casting="unsafe")
+        start += rows
+
+
+def _block_indices(sizes: tuple[int, ...], limit: int) -> Iterator[tuple[slice, ...]]:
+    """Index tuples of blocks of at most ``limit`` rows that cover the leading axes in C order."""
+    below, axis = 1, len(sizes) - 1
+    while axis > 0 and below * sizes[axis] <= limit:
+        below *= sizes[axis]
+        axis -= 1
+    step = max(1, limit // below)
+    for lead in product(*map(range, sizes[:axis])):
+        outer = tuple(slice(i, i + 1) for i in lead)
+        for i in range(0, sizes[axis], step):
+            yield (*outer, slice(i, min(i + step, sizes[axis])))
+
+
+def _merged_sizes(shape: tuple[int, ...], arrays: list[np.ndarray]) -> tuple[int, ...]:
+    """The leading shape with neighbouring axes merged where the strides of every array allow it."""
+    merged: list[tuple[int, tuple[int, ...]]] = []
+    for axis, size in enumerate(shape):
+        strides = tuple(a.strides[axis] for a in arrays)
+        if size == 1:
+            continue
+        if merged and merged[-1][1] == tuple(s * size for s in strides):
+            merged[-1] = (merged[-1][0] * size, strides)
+        else:
+            merged.append((size, strides))
+    return tuple(size for size, _ in merged)
+
+
+def _is_native(array: np.ndarray, dtype: np.dtype) -> bool:
+    return array.dtype == dtype and array.flags.aligned
+
+
+def widen(block: np.ndarray, into: np.ndarray, bfloat16: bool) -> None:
+    if bfloat16:  # the upper half of a float32
+        np.left_shift(block, 16, out=into.view(np.uint32), dtype=np.uint32)
+    else:
+        np.copyto(into, block, casting="unsafe")
+
+
+def is_ready(array: np.ndarray, dtype: np.dtype) -> bool:
+    flags = array.flags
+    return array.dtype == dtype and flags.c_contiguous and flags.aligned
+
+
+def rows_cut(array: np.ndarray, start: int, stop: int, dtype: np.dtype) -> np.ndarray:
+    """Entries start to stop in C order, contiguous, as dtype: a view where possible."""
+    if array.ndim != 1:
+        array = array.reshape(-1) if array.flags.c_contiguous else array.flat  # type: ignore[assignment]
+    piece = array if stop - start == array.size else array[start:stop]
+    if is_ready(piece, dtype):
+        return piece
+    if piece.dtype.kind == "u" and piece.dtype.itemsize == 8 and dtype == I64:
+        piece = np.minimum(piece, np.uint64(INT64_MAX))  # stays out of range, where a cast would wrap to -1
+    return piece.astype(dtype)
+
+
+def row_of(z: Predictions, row: int) -> np.ndarray:
+    """One row, contiguous, in the kernels' dtype."""
+    values = z.array[np.unravel_index(row, z.shape)] if z.shape else z.array
+    into = np.empty(values.shape, z.dtype)
+    widen(values, into, z.bfloat16)
+    return into
