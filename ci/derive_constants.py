@@ -1,0 +1,59 @@
+"""Derive the polynomial coefficients in fastxent/kernels/elementary.py: `python ci/derive_constants.py` prints them.
+
+exp: minimax (Remez) of (e^r - 1 - r) / r^2 on [-ln 2 / 2, ln 2 / 2], weighted so that the relative error of e^r levels.
+"""
+
+import mpmath
+
+mpmath.mp.dps = 60
+
+
+def remez(function, weight, low, high, degree):
+    """Coefficients c (c[0] first) that minimise max |weight(x) (function(x) - sum c_k x^k)|, and that maximum."""
+    n = degree + 2
+    points = [(low + high) / 2 - (high - low) / 2 * mpmath.cos(mpmath.pi * i / (n - 1)) for i in range(n)]
+    for _ in range(12):
+        rows = [[weight(x) * x**k for k in range(degree + 1)] + [(-1) ** i] for i, x in enumerate(points)]
+        solution = mpmath.lu_solve(mpmath.matrix(rows), mpmath.matrix([weight(x) * function(x) for x in points]))
+        coefficients = list(solution[: degree + 1])
+
+        def error(x, c=coefficients):
+            return weight(x) * (function(x) - mpmath.polyval(c[::-1], x))
+
+        grid = [low + (high - low) * i / 2000 for i in range(2001)]
+        values = [error(x) for x in grid]
+        extremes = [
+            grid[i]
+            for i in range(len(grid))
+            if (i == 0 or abs(values[i]) >= abs(values[i - 1]) or values[i] * values[i - 1] < 0)
+            and (i == len(grid) - 1 or abs(values[i]) >= abs(values[i + 1]) or values[i] * values[i + 1] < 0)
+            and values[i] != 0
+        ]
+        alternating = [extremes[0]]
+        for x in extremes[1:]:
+            if error(x) * error(alternating[-1]) < 0:
+                alternating.append(x)
+            elif abs(error(x)) > abs(error(alternating[-1])):
+                alternating[-1] = x
+        while len(alternating) > n:
+            alternating.pop(0 if abs(error(alternating[0])) < abs(error(alternating[-1])) else -1)
+        if len(alternating) < n:
+            break
+        points = alternating
+    return coefficients, max(abs(v) for v in values)
+
+
+def main():
+    half = mpmath.log(2) / 2 * mpmath.mpf("1.0005")  # the reduced argument may pass ln 2 / 2 by a rounding
+
+    def tail(r):
+        return (mpmath.exp(r) - 1 - r) / r**2 if abs(r) > 1e-12 else mpmath.mpf(1) / 2 + r / 6
+
+    for name, degree in (("EXP32", 4), ("EXP64", 9)):
+        coefficients, worst = remez(tail, lambda r: r**2 / mpmath.exp(r), -half, half, degree)
+        print(f"{name}: degree {degree + 2} in all, relative error 2^{mpmath.nstr(mpmath.log(worst, 2), 5)}")
+        print("   ", ", ".join(mpmath.nstr(c, 20) for c in coefficients))
+
+
+if __name__ == "__main__":
+    main()
