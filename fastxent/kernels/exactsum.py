@@ -12,10 +12,9 @@ Capacity: any number of additions and merges up to 2^60; carries are propagated 
 import fractions
 
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 
 from fastxent.kernels.jit import compiled, inline
+from fastxent.kernels.simd import add_reduce, any_lane, bits, from_bits, load, max_reduce, maximum, pointer, splat
 
 # Limb k counts units of 2^(32k - 1074). The largest float64 touches limb 65; two more take the carries of 2^60 additions.
 N_LIMBS = 68
@@ -29,6 +28,7 @@ CAPACITY = 1 << 29  # additions between two carry propagations
 MASK = 0xFFFFFFFF
 MANTISSA = (1 << 52) - 1
 HIDDEN = 1 << 52
+MAGNITUDE = (1 << 63) - 1  # all bits but the sign
 MAX_EXPONENT = 0x7FF
 
 # A compact sum is COMPACT_SIZE slots: limbs FIRST .. FIRST + COMPACT_SIZE - 1 of a state, in carried form. It takes the
@@ -37,26 +37,7 @@ COMPACT_SIZE = 6
 COMPACT_FIRST = 29
 
 
-@intrinsic
-def float_bits(typingctx, x):
-    """The bits of a float64, as an int64."""
-
-    def codegen(context, builder, signature, args):
-        return builder.bitcast(args[0], context.get_value_type(types.int64))
-
-    return types.int64(types.float64), codegen
-
-
-@intrinsic
-def bits_float(typingctx, bits):
-    """The float64 that has these bits."""
-
-    def codegen(context, builder, signature, args):
-        return builder.bitcast(args[0], context.get_value_type(types.float64))
-
-    return types.float64(types.int64), codegen
-
-
+@compiled
 def exact_sum_new():
     """An empty state: int64[STATE_SIZE] zeros.
 
@@ -94,18 +75,18 @@ def _reserve(state, n):
 @inline
 def _add_reserved(state, x):
     """Add one float64 for which there is room."""
-    bits = float_bits(x)
-    exponent = (bits >> 52) & MAX_EXPONENT
-    mantissa = bits & MANTISSA
+    pattern = bits(x)
+    exponent = (pattern >> 52) & MAX_EXPONENT
+    mantissa = pattern & MANTISSA
     if exponent == MAX_EXPONENT:
-        state[NANS if mantissa != 0 else (NEG_INF if bits < 0 else POS_INF)] += 1
+        state[NANS if mantissa != 0 else (NEG_INF if pattern < 0 else POS_INF)] += 1
         return
     normal = min(exponent, 1)
     mantissa |= normal << 52
     position = exponent - normal  # x = mantissa * 2^(position - 1074)
     k = position >> 5
     shift = position & 31
-    sign = bits >> 63  # 0 or -1: (v ^ sign) - sign is v or -v
+    sign = pattern >> 63  # 0 or -1: (v ^ sign) - sign is v or -v
     low = (mantissa << shift) & MASK
     rest = mantissa >> (32 - shift)
     state[k] += (low ^ sign) - sign
@@ -120,12 +101,79 @@ def exact_sum_add(state, x):
     _add_reserved(state, np.float64(x))
 
 
+# exact_sum_add_block's fast path. With a chunk's numbers below 2^X, three vectors of accumulators hold 1.5·2^(52 + e) for
+# e = X - 43, X - 87 and X - 131. Adding x to the first rounds x to a multiple of 2^e; what was rounded off is exact, at
+# most 2^(e - 1), and goes to the next (J. Demmel and H. D. Nguyen, Fast reproducible floating-point summation, ARITH 2013).
+# 128 additions a lane stay within 2^50 units of 2^e, and eight lanes within 2^53: nothing is rounded anywhere.
+CHUNK = 1024
+SHORT = 24  # fewer numbers are faster one by one
+LEVEL_BITS = 44
+TOP_LEVEL = 10  # the exponent fields: the first accumulators' is that of the largest number plus this
+MAX_FAST_EXPONENT = 2046 - TOP_LEVEL
+MIN_FAST_EXPONENT = 2 * LEVEL_BITS - TOP_LEVEL + 1
+
+
 @compiled
 def exact_sum_add_block(state, values, n):
     """Add values[:n] (a contiguous float64 array), exactly."""
-    for i in range(n):
-        _reserve(state, 1)
+    start = 0
+    while n - start >= SHORT:
+        whole = min(n - start, CHUNK) & -8
+        _add_chunk(state, values, start, start + whole)
+        start += whole
+    _add_each(state, values, start, n)
+
+
+@compiled
+def _add_each(state, values, start, stop):
+    """The slow path: any number, one by one."""
+    _reserve(state, stop - start)
+    for i in range(start, stop):
         _add_reserved(state, values[i])
+
+
+@inline
+def _add_chunk(state, values, start, stop):
+    """Add values[start:stop], at most CHUNK numbers, a multiple of 8."""
+    p = pointer(values, 0)
+    largest = splat(np.int64(0))
+    for i in range(start, stop, 8):
+        largest = maximum(largest, bits(load(p, i)) & MAGNITUDE)
+    exponent = max_reduce(largest) >> 52
+    if exponent > MAX_FAST_EXPONENT:  # an infinity or a NaN, perhaps
+        _add_each(state, values, start, stop)
+        return
+    top = max(exponent, MIN_FAST_EXPONENT) + TOP_LEVEL
+    base_1 = _one_and_a_half(top)
+    base_2 = _one_and_a_half(top - LEVEL_BITS)
+    base_3 = _one_and_a_half(top - 2 * LEVEL_BITS)
+    sum_1 = splat(base_1)
+    sum_2 = splat(base_2)
+    sum_3 = splat(base_3)
+    for i in range(start, stop, 8):
+        x = load(p, i)
+        next_1 = sum_1 + x
+        x = x - (next_1 - sum_1)
+        next_2 = sum_2 + x
+        x = x - (next_2 - sum_2)
+        next_3 = sum_3 + x
+        x = x - (next_3 - sum_3)
+        if any_lane(x != 0.0):  # numbers far smaller than the chunk's largest
+            _add_each(state, values, i, i + 8)
+        else:
+            sum_1 = next_1
+            sum_2 = next_2
+            sum_3 = next_3
+    _reserve(state, 3)
+    _add_reserved(state, add_reduce(sum_1 - base_1))
+    _add_reserved(state, add_reduce(sum_2 - base_2))
+    _add_reserved(state, add_reduce(sum_3 - base_3))
+
+
+@inline
+def _one_and_a_half(exponent):
+    """1.5 times the power of two with this exponent field."""
+    return from_bits((exponent << 52) | (np.int64(1) << 51))
 
 
 @compiled
@@ -174,7 +222,7 @@ def _round_limbs(limbs, top):
     if drop >= MAX_EXPONENT:
         return np.inf
     if drop <= 0:  # fits: a subnormal's bits are the integer itself, and so are those of the first normal binade
-        return bits_float(limbs[0] + ((limbs[1] << 32) if top > 0 else np.int64(0)))
+        return from_bits(limbs[0] + ((limbs[1] << 32) if top > 0 else np.int64(0)))
     k = drop >> 5
     shift = drop & 31
     mantissa = limbs[k] >> shift
@@ -190,8 +238,7 @@ def _round_limbs(limbs, top):
         if sticky != 0 or mantissa & 1 != 0:
             mantissa += 1
     # A mantissa of 2^53 (rounded up) carries into the exponent by itself, up to infinity.
-    bits = (np.int64(drop) << 52) + mantissa
-    return bits_float(min(bits, np.int64(MAX_EXPONENT) << 52))
+    return from_bits(min((np.int64(drop) << 52) + mantissa, np.int64(MAX_EXPONENT) << 52))
 
 
 def exact_sum_fraction(state):
@@ -207,14 +254,14 @@ def compact_sum_add(slots, x):
 
     In range: 0 and 2^-94 <= |x| < 2^34. The caller adds what is outside (NaN and infinities too) to a full state.
     """
-    bits = float_bits(np.float64(x))
-    position = ((bits >> 52) & MAX_EXPONENT) - 1
+    pattern = bits(np.float64(x))
+    position = ((pattern >> 52) & MAX_EXPONENT) - 1
     k = (position >> 5) - COMPACT_FIRST
     if k < 0 or k > COMPACT_SIZE - 3:
         return x == 0.0
-    mantissa = (bits & MANTISSA) | HIDDEN
+    mantissa = (pattern & MANTISSA) | HIDDEN
     shift = position & 31
-    sign = bits >> 63
+    sign = pattern >> 63
     rest = mantissa >> (32 - shift)
     low = slots[k] + ((((mantissa << shift) & MASK) ^ sign) - sign)
     middle = slots[k + 1] + (((rest & MASK) ^ sign) - sign) + (low >> 32)
