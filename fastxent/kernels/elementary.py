@@ -1,0 +1,226 @@
+"""exp, log and log1p on vectors (and, in float64, on scalars), without a libm call: the same bits on every processor.
+
+Bounds are relative errors, measured in tests/test_elementary.py:
+
+=======================  ============================================  =================================
+function                 range                                         error at most
+=======================  ============================================  =================================
+exp_shifted, float32     \|x\| <= 1024                                   1.1 · 2^-23
+exp_shifted, float64     \|x\| <= 1024                                   1.0 · 2^-52
+exp                      all, gradual underflow                        1.1 · 2^-52 (while normal)
+log, log1p               all, denormals included                       1.1 · 2^-52, 1.5 · 2^-52
+=======================  ============================================  =================================
+
+exp: Cody and Waite, Software Manual for the Elementary Functions (1980), ch. 6: x = n·ln 2 + r with ln 2 in two words,
+then a polynomial in r (ci/derive_constants.py) and n added to the exponent. n is rounded by adding 1.5·2^23 (2^52): the
+sum's low bits hold it. Taking k from that constant gives e^x·2^-k at no cost and without rounding: this is how a row's
+terms are brought near 1, where subtracting the row's maximum from x would round.
+
+log, log1p: the reduction and the polynomial of FreeBSD's msun e_log.c and s_log1p.c (error below 1 ulp as stated there).
+"""
+
+import math
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from fastxent.kernels import simd
+from fastxent.kernels.jit import inline
+from fastxent.kernels.simd import bits, fma, from_bits, maximum, select
+
+ROUND32 = np.float32(1.5 * 2**23)
+ROUND64 = 1.5 * 2**52
+ROUND64_BITS = int(np.float64(ROUND64).view(np.int64))
+LOG2_E = 1.4426950408889634
+LN_2 = 0.6931471805599453
+# ln 2 in two words; n times the first is exact for |n| < 2^15 and 2^20 (Cephes expf.c; FreeBSD e_exp.c)
+LN2_HIGH32, LN2_LOW32 = 0.693359375, -2.12194440054690583e-4
+LN2_HIGH64, LN2_LOW64 = 6.93147180369123816490e-01, 1.90821492927058770002e-10
+SQRT_HALF_BITS = int(np.float64(math.sqrt(0.5)).view(np.int64))
+
+# e^x·2^-k is for x with a moderate magnitude; beyond it a row's reference is subtracted (rows.py), which is then exact for
+# every term that counts: either x is within a factor 2 of the reference (Sterbenz), or its term is below e^-256.
+MODERATE = 512.0
+# How far above a provisional reference a term may lie (in powers of two) before its row is done again, and the exponent
+# at which terms are floored: far below what counts, still a normal number.
+HEADROOM32, FLOOR32 = 118, -125
+HEADROOM64, FLOOR64 = 990, -1020
+
+
+@inline
+def _exp_tail32(r):
+    """e^r on [-ln 2 / 2, ln 2 / 2] in float32; polynomial 2^-28."""
+    q = fma(r, np.float32(0.0013814540176801306354), np.float32(0.0083687451089425906506))
+    q = fma(q, r, np.float32(0.041668390783547913136))
+    q = fma(q, r, np.float32(0.16666520399042530069))
+    q = fma(q, r, np.float32(0.49999993432129290236))
+    return fma(fma(q, r, np.float32(1.0)), r, np.float32(1.0))
+
+
+@inline
+def _exp_tail64(r):
+    """e^r on [-ln 2 / 2, ln 2 / 2] in float64; polynomial 2^-56."""
+    q = fma(r, 2.511009630403348889e-8, 2.7632716110097872761e-7)
+    q = fma(q, r, 2.7557242213510690926e-6)
+    q = fma(q, r, 0.00002480148716583870928)
+    q = fma(q, r, 0.00019841269886699926183)
+    q = fma(q, r, 0.0013888888947962542784)
+    q = fma(q, r, 0.0083333333333221716312)
+    q = fma(q, r, 0.041666666666521526949)
+    q = fma(q, r, 0.16666666666666674561)
+    q = fma(q, r, 0.50000000000000102655)
+    return fma(q, r * r, r) + 1.0
+
+
+@inline
+def _exp_shifted32(x, magic):
+    t = fma(x, np.float32(LOG2_E), magic)
+    n = t - magic
+    r = fma(n, np.float32(-LN2_LOW32), fma(n, np.float32(-LN2_HIGH32), x))
+    return from_bits(bits(_exp_tail32(r)) + (bits(t) << 23))
+
+
+@inline
+def _exp_shifted64(x, magic):
+    t = fma(x, LOG2_E, magic)
+    n = t - magic
+    r = fma(n, -LN2_LOW64, fma(n, -LN2_HIGH64, x))
+    return from_bits(bits(_exp_tail64(r)) + (bits(t) << 52))
+
+
+@inline
+def _exp_shifted_over32(x, scale, scale_low, magic):
+    t = fma(x, scale * np.float32(LOG2_E), magic)
+    n = t - magic
+    r = fma(x, scale_low, fma(x, scale, n * np.float32(-LN2_HIGH32)))
+    return from_bits(bits(_exp_tail32(fma(n, np.float32(-LN2_LOW32), r))) + (bits(t) << 23))
+
+
+@inline
+def _exp_shifted_over64(x, scale, scale_low, magic):
+    t = fma(x, scale * LOG2_E, magic)
+    n = t - magic
+    r = fma(x, scale_low, fma(x, scale, n * -LN2_HIGH64))
+    return from_bits(bits(_exp_tail64(fma(n, -LN2_LOW64, r))) + (bits(t) << 52))
+
+
+def exp_shifted(x, magic):
+    """e^x·2^-k, where magic = shift(x, k). The result must be a normal number."""
+
+
+def exp_shifted_over(x, scale, scale_low, magic):
+    """e^(x·(scale + scale_low))·2^-k: the same for logits divided by a temperature, its inverse in two words."""
+
+
+def shift(like, k):
+    """The rounding constant that makes exp_shifted leave out a factor 2^k (an integer, as a float)."""
+
+
+def exponent_at(x):
+    """x / ln 2, rounded to an integer: the k that brings e^x near 1. For |x| <= MODERATE."""
+
+
+def _is32(kind):
+    return simd._element(kind) is types.float32
+
+
+@overload(exp_shifted, jit_options={"forceinline": True})
+def _exp_shifted(x, magic):
+    return (lambda x, magic: _exp_shifted32(x, magic)) if _is32(x) else (lambda x, magic: _exp_shifted64(x, magic))
+
+
+@overload(exp_shifted_over, jit_options={"forceinline": True})
+def _exp_shifted_over(x, scale, scale_low, magic):
+    if _is32(x):
+        return lambda x, scale, scale_low, magic: _exp_shifted_over32(x, scale, scale_low, magic)
+    return lambda x, scale, scale_low, magic: _exp_shifted_over64(x, scale, scale_low, magic)
+
+
+@overload(shift, jit_options={"forceinline": True})
+def _shift(like, k):
+    return (lambda like, k: ROUND32 - k) if _is32(like) else (lambda like, k: ROUND64 - k)
+
+
+@overload(exponent_at, jit_options={"forceinline": True})
+def _exponent_at(x):
+    if _is32(x):
+        return lambda x: fma(x, np.float32(LOG2_E), ROUND32) - ROUND32
+    return lambda x: fma(x, LOG2_E, ROUND64) - ROUND64
+
+
+@inline
+def times_power(x, n):
+    """x·2^n in float64 for integers |n| < 2000, rounded once: in two steps, so that neither factor leaves the range."""
+    half = n >> 1
+    return x * from_bits((half + 1023) << 52) * from_bits((n - half + 1023) << 52)
+
+
+@inline
+def whole(x):
+    """A float64 with an integer value, |x| < 2^51, as int64 (processors without AVX-512 lack the conversion)."""
+    return bits(x + ROUND64) - ROUND64_BITS
+
+
+@inline
+def whole_float(n):
+    """An int64, |n| < 2^51, as float64."""
+    return from_bits(n + ROUND64_BITS) - ROUND64
+
+
+@inline
+def exp_times(factor, x, x_low, scale, scale_low, k):
+    """factor·e^((x + x_low)·(scale + scale_low))·2^k in float64, for |x·scale| <= 1400 and |k| <= 800."""
+    n = fma(x, scale * LOG2_E, ROUND64) - ROUND64
+    r = fma(x, scale_low, fma(x, scale, n * -LN2_HIGH64))
+    r = fma(n, -LN2_LOW64, fma(x_low, scale, r))
+    return times_power(_exp_tail64(r) * factor, whole(n + k))
+
+
+@inline
+def exp(x):
+    """e^x in float64."""
+    clamped = simd.minimum(maximum(x, -760.0), 720.0)
+    n = fma(clamped, LOG2_E, ROUND64) - ROUND64
+    r = fma(n, -LN2_LOW64, fma(n, -LN2_HIGH64, clamped))
+    return times_power(_exp_tail64(r), whole(select(x == x, n, 0.0)))
+
+
+@inline
+def _log_parts(f, low, k):
+    """ln(1 + f) + low + k·ln 2, for f in [sqrt(1/2) - 1, sqrt(2) - 1] and a small correction; FreeBSD e_log.c."""
+    s = f / (f + 2.0)
+    z = s * s
+    p = fma(z, 1.479819860511658591e-01, 1.531383769920937332e-01)
+    p = fma(p, z, 1.818357216161805012e-01)
+    p = fma(p, z, 2.222219843214978396e-01)
+    p = fma(p, z, 2.857142874366239149e-01)
+    p = fma(p, z, 3.999999999940941908e-01)
+    p = fma(p, z, 6.666666666666735130e-01)
+    half = f * f * 0.5
+    low = fma(k, LN2_LOW64, low)
+    return fma(k, LN2_HIGH64, f - (half - fma(s, fma(p, z, half), low)))
+
+
+@inline
+def log(x):
+    """ln x in float64: -inf at 0, NaN below."""
+    denormal = x < 2.2250738585072014e-308
+    b = bits(select(denormal, x * 18014398509481984.0, x))  # 2^54
+    n = (b - SQRT_HALF_BITS) >> 52
+    k = whole_float(n) - select(denormal, 54.0, 0.0)
+    result = _log_parts(from_bits(b - (n << 52)) - 1.0, 0.0, k)
+    result = select(x == math.inf, math.inf, result)
+    return select(x > 0.0, result, select(x == 0.0, -math.inf, math.nan))
+
+
+@inline
+def log1p(x):
+    """ln(1 + x) in float64: -inf at -1, NaN below. What 1 + x loses is put back to first order, as in s_log1p.c."""
+    u = x + 1.0
+    lost = select(x < 1.0, x - (u - 1.0), (x - u) + 1.0)
+    b = bits(u)
+    n = (b - SQRT_HALF_BITS) >> 52
+    result = _log_parts(from_bits(b - (n << 52)) - 1.0, lost / u, whole_float(n))
+    result = select(x == math.inf, math.inf, result)
+    return select(x > -1.0, result, select(x == -1.0, -math.inf, math.nan))
