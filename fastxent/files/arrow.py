@@ -1,0 +1,63 @@
+"""Arrow columns to arrays: what .csv and .parquet share."""
+
+from typing import Any
+
+import numpy as np
+
+from fastxent.files.base import Block
+
+
+def block_of(batch: Any, fields: dict[str, list[str]], path: str, row: int) -> Block:
+    """The arrays of a record batch whose first row is ``row`` of the file."""
+    columns = {name: batch.column(i) for i, name in enumerate(batch.schema.names)}
+    block = {}
+    for field, names in fields.items():
+        if len(names) == 1:
+            block[field] = _column(columns[names[0]], names[0], field, path, row)
+        else:
+            # One class after the other in memory: each column is copied as it stands, and the kernels take any strides.
+            parts = [_column(columns[name], name, field, path, row) for name in names]
+            into = np.empty((len(names), batch.num_rows), np.result_type(*{part.dtype for part in parts}))
+            for line, part in zip(into, parts):
+                line[:] = part
+            block[field] = into.T
+        if field == "predictions" and block[field].ndim == 1:
+            block[field] = block[field][:, None]
+    return block
+
+
+def _column(column: Any, name: str, field: str, path: str, row: int) -> np.ndarray:
+    import pyarrow as pa
+
+    kind = column.type
+    where = f"{field}: {path}"
+    if column.null_count:
+        at = row + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+        raise ValueError(f"{where}, row {at}, column {name!r}: the cell is empty")
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        if field not in ("predictions", "target"):
+            raise ValueError(f"{where}, column {name!r}: holds lists; need one value a row")
+        return _lists(column, name, where, row)
+    if field == "ids" and (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        return np.array(column.to_pylist(), dtype=str)
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        raise ValueError(f"{where}, column {name!r}: holds {kind}; need numbers")
+    return column.to_numpy(zero_copy_only=False)
+
+
+def _lists(column: Any, name: str, where: str, row: int) -> np.ndarray:
+    """A column of lists of one length, as (rows, length)."""
+    import pyarrow.compute as pc
+
+    lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+    width = int(lengths[0]) if len(lengths) else getattr(column.type, "list_size", 0)
+    if (lengths != width).any():
+        at = int(np.flatnonzero(lengths != width)[0])
+        raise ValueError(
+            f"{where}, row {row + at}, column {name!r}: a list of {lengths[at]}, where the rows before have {width}"
+        )
+    flat = column.flatten()
+    if flat.null_count:
+        at = row + int(np.flatnonzero(flat.is_null().to_numpy(zero_copy_only=False))[0]) // width
+        raise ValueError(f"{where}, row {at}, column {name!r}: the list has an empty entry")
+    return flat.to_numpy(zero_copy_only=False).reshape(len(column), width)

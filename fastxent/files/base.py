@@ -1,0 +1,111 @@
+"""What every format shares: fields, blocks of rows, and how names are chosen."""
+
+import re
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+BLOCK_BYTES = 1 << 25  # of predictions in one chunk: small beside any memory, large beside a call's cost
+FIELDS = ("predictions", "target", "weight", "ids")
+
+Block = dict[str, np.ndarray]  # field -> array; every array has the same rows
+
+
+class Chunk(NamedTuple):
+    """Neighbouring rows: predictions (..., classes), the rest of the same leading shape or None."""
+
+    predictions: np.ndarray
+    target: np.ndarray
+    weight: np.ndarray | None
+    ids: np.ndarray | None
+
+
+class ArrayMember(Protocol):
+    """An array in a file, read in windows of its leading axis (or of another)."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def window(self, start: int, stop: int, axis: int) -> np.ndarray:
+        """Entries start to stop on ``axis``; asked for in rising order."""
+        ...
+
+
+class ArrayFile(Protocol):
+    """A file of arrays: one without a name, or some with names."""
+
+    path: str
+    names: list[str]
+
+    def member(self, name: str) -> ArrayMember:
+        """One array of the file."""
+        ...
+
+
+class TableFile(Protocol):
+    """A file of named columns, read in blocks of rows."""
+
+    path: str
+    names: list[str]
+    n_rows: int | None  # None: known at the end alone
+
+    def blocks(self, fields: dict[str, list[str]]) -> Iterator[Block]:
+        """Yield blocks of rows in order: the columns of each field, as an array of one or two dimensions."""
+        ...
+
+    def fraction(self) -> float:
+        """How much of the file the blocks so far came from, 0 to 1 (0.0 where ``n_rows`` tells it)."""
+        ...
+
+
+def natural_key(name: str) -> list[Any]:
+    """Sort key that puts logit_2 before logit_10.
+
+    Examples
+    --------
+    >>> sorted(["logit_10", "logit_2", "bias"], key=natural_key)
+    ['bias', 'logit_2', 'logit_10']
+    """
+    parts = re.split(r"([0-9]+)", name)
+    return [*((0, int(p), "") if i % 2 else (1, 0, p) for i, p in enumerate(parts)), (0, 0, name)]
+
+
+def match_columns(names: Sequence[str], patterns: str, option: str, path: str) -> list[str]:
+    """The columns that patterns such as ``logit_*`` or ``cat,dog`` name: pattern by pattern, each in natural order."""
+    if patterns in names:
+        return [patterns]
+    chosen: list[str] = []
+    for pattern in patterns.split(","):
+        found = (
+            [pattern] if pattern in names else sorted({n for n in names if fnmatchcase(n, pattern)}, key=natural_key)
+        )
+        if not found:
+            raise ValueError(f"{option}: {path} has no column {pattern!r}; it has {listing(names)}")
+        chosen += [name for name in found if name not in chosen]
+    return chosen
+
+
+def listing(names: Sequence[str], most: int = 8) -> str:
+    """Names for a message of one line."""
+    shown = ", ".join(names[:most])
+    return f"{shown}, ... ({len(names)} in all)" if len(names) > most else shown or "none"
+
+
+def ml_bfloat16() -> np.dtype:
+    """The dtype of bfloat16, which NumPy itself does not have."""
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise ImportError("bfloat16 in a .npy or .npz needs ml_dtypes: pip install ml_dtypes") from None
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def pyarrow_for(path: str) -> Any:
+    """The module pyarrow; an ImportError that says what to install where it is missing."""
+    try:
+        import pyarrow
+    except ImportError:
+        raise ImportError(f"{path}: reading it needs PyArrow: pip install fastxent[parquet]") from None
+    return pyarrow

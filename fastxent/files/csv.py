@@ -1,0 +1,98 @@
+"""Comma- and tab-separated text, streamed by PyArrow; numbers are read as float64, correctly rounded."""
+
+import csv
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from fastxent.files.arrow import block_of
+from fastxent.files.base import BLOCK_BYTES, Block, pyarrow_for
+
+
+class Csv:
+    """A .csv or .tsv file with a line of names at its top."""
+
+    n_rows = None
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._delimiter = "\t" if path.lower().endswith(".tsv") else ","
+        try:
+            with open(path, encoding="utf-8-sig", newline="") as file:
+                self.names = next(csv.reader(file, delimiter=self._delimiter), [])
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{path}: not a text of columns ({error})") from None
+        if not self.names:
+            raise ValueError(f"{path}: empty; need a line of column names, then one line a row")
+        if any(_is_fraction(name) for name in self.names):
+            raise ValueError(f"{path}: its first line holds numbers ({self.names[0]!r}, ...); need column names there")
+        self._size = max(1, os.path.getsize(path))
+        self._file: Any = None
+
+    def blocks(self, fields: dict[str, list[str]]) -> Iterator[Block]:
+        """Yield the file in blocks of rows."""
+        pa = pyarrow_for(self.path)
+        row = 0
+        try:
+            for batch in self._batches(fields, threads=True):
+                yield block_of(batch, fields, self.path, row)
+                row += batch.num_rows
+        except pa.ArrowInvalid as error:
+            message = str(error)
+        else:
+            return
+        try:  # Arrow tells the row of a bad cell to a single thread alone
+            for _ in self._batches(fields, threads=False):
+                pass
+        except pa.ArrowInvalid as error:
+            message = str(error)
+        raise ValueError(self._explained(message, fields))
+
+    def fraction(self) -> float:
+        """How much of the file was read, 0 to 1."""
+        return self._file.tell() / self._size if self._file is not None and not self._file.closed else 0.0
+
+    def _batches(self, fields: dict[str, list[str]], threads: bool) -> Iterator[Any]:
+        import pyarrow as pa
+        import pyarrow.csv
+
+        types = {name: pa.float64() for name in (*fields.get("predictions", ()), *fields.get("weight", ()))}
+        target = fields.get("target", ())
+        types |= {name: pa.int64() if len(target) == 1 else pa.float64() for name in target}
+        self._file = pa.OSFile(self.path)
+        with self._file:
+            yield from pyarrow.csv.open_csv(
+                self._file,
+                read_options=pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES // 4, use_threads=threads),
+                parse_options=pyarrow.csv.ParseOptions(delimiter=self._delimiter),
+                convert_options=pyarrow.csv.ConvertOptions(
+                    include_columns=list(dict.fromkeys(name for names in fields.values() for name in names)),
+                    column_types=types,
+                    null_values=[""],  # "nan" and "-inf" are numbers
+                ),
+            )
+
+    def _explained(self, message: str, fields: dict[str, list[str]]) -> str:
+        """Arrow's message in our words: rows are counted from 0 below the names."""
+        row = re.search(r"Row #(\d+)", message)
+        at = f"row {int(row[1]) - 2}" if row else "a row"
+        cell = re.search(r"In CSV column #(\d+): .*conversion error to (\w+): invalid value '(.*)'", message, re.DOTALL)
+        if cell:
+            name = self.names[int(cell[1])]
+            field = next(field for field, names in fields.items() if name in names)
+            need = {"target": "a class index", "ids": f"an {cell[2]} as in the rows before"}.get(field, "a number")
+            return f"{field}: {self.path}, {at}, column {name!r}: {cell[3]!r:.60} is not {need}"
+        width = re.search(r"Expected (\d+) columns, got (\d+)", message)
+        if width:
+            return f"{self.path}, {at}: {width[2]} cells, where the first line names {width[1]} columns"
+        return f"{self.path}: {' '.join(message.split())[:200]}"
+
+
+def _is_fraction(name: str) -> bool:
+    """Whether a column name is a number other than a plain count, as data is and names are not."""
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return not name.isdigit() and name.lower() not in ("nan", "inf", "infinity")
