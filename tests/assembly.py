@@ -1,0 +1,78 @@
+"""Reads the machine code of every compiled kernel: which symbols it calls, which registers it names.
+
+Run as a program it compiles the kernels, looks through them and prints what it found as JSON; `inspect_kernels` does
+that in a fresh process, because Numba settles the processor and its features when it is imported.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+# Every function of C's math library, in its double, float and long double form.
+_NAMES = """acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp10 exp2 expm1 fabs fdim
+floor fma fmax fmin fmod frexp hypot ldexp lgamma llrint llround log log10 log1p log2 logb lrint lround modf nearbyint
+nextafter pow remainder rint round roundeven scalbln scalbn sin sincos sinh sqrt tan tanh tgamma trunc"""
+_LIBM = _NAMES.split()
+LIBM = {f"{prefix}{name}{suffix}" for name in _LIBM for suffix in ("", "f", "l") for prefix in ("", "__", "numba_")}
+LIBM |= {f"__{name}{suffix}_finite" for name in _LIBM for suffix in ("", "f", "l")}
+
+_SYMBOL = re.compile(r"(?<![\w.%])[A-Za-z_][\w.]*")
+
+
+def instructions(assembly):
+    """The lines that are instructions, without labels, directives and comments."""
+    for line in assembly.splitlines():
+        text = line.split("#")[0].strip()
+        if text and not text.startswith(".") and not text.endswith(":"):
+            yield text
+
+
+def libm_symbols(assembly):
+    """The math library's functions that the code refers to. The first word of a line is the instruction's own name."""
+    return {word for line in instructions(assembly) for word in _SYMBOL.findall(line)[1:]} & LIBM
+
+
+def uses_512_bits(assembly):
+    """Whether an instruction names one of the 512-bit registers of AVX-512."""
+    return any("%zmm" in line for line in instructions(assembly))
+
+
+def inspect_kernels(*, cpu=None, timeout_s=900):
+    """Compile every kernel in a fresh process and read its code.
+
+    With `cpu` (a name LLVM knows, such as "haswell") for that processor, without any feature that only the host has.
+    Returns a dict from each kernel's name to {"signatures": int, "libm": [names], "zmm": bool}.
+    """
+    environment = os.environ | {"FASTXENT_CACHE_DIR": os.devnull}  # the code of a cached function cannot be read
+    if cpu is not None:
+        environment |= {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": ""}
+    command = [sys.executable, "-W", "ignore", __file__]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=timeout_s)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _inspect():
+    import fastxent
+    from fastxent.kernels.jit import REGISTER
+
+    fastxent.warmup()
+    found = {}
+    for name, kernel in REGISTER.items():
+        codes = list(kernel.inspect_asm().values())
+        found[name] = {
+            "signatures": len(codes),
+            "libm": sorted(set().union(*map(libm_symbols, codes))) if codes else [],
+            "zmm": any(map(uses_512_bits, codes)),
+        }
+    return found
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, os.getcwd())
+    print(json.dumps(_inspect()))

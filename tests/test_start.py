@@ -1,0 +1,208 @@
+"""What a fresh process pays before its first result, and the cache of compiled kernels behind it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "fastxent"
+
+FIRST_RESULT = """
+import numpy as np, fastxent
+print(fastxent.cross_entropy(np.zeros((1000, 10), np.float32), np.zeros(1000, np.int64)))
+"""
+WHOLE_API = "import fastxent; fastxent.warmup(['float32'])"
+COUNT_COMPILATIONS = """
+from numba.core import event
+with event.install_recorder("numba:compile") as recorder:
+    {}
+print(len(recorder.buffer) // 2)
+"""
+
+
+def start(code, *, cwd=PACKAGE.parent, **environment):
+    environment = os.environ | {"PYTHONPATH": str(cwd)} | environment
+    command = [sys.executable, "-W", "error::RuntimeWarning", "-c", code]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    return out.strip()
+
+
+def run(code, **options):
+    return finish(start(code, **options))
+
+
+def elapsed_s(command, **environment):
+    begin = time.perf_counter()
+    subprocess.run(command, cwd=PACKAGE.parent, env=os.environ | environment, check=True, capture_output=True)
+    return time.perf_counter() - begin
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory):
+    """A cache folder that already holds what FIRST_RESULT needs."""
+    folder = str(tmp_path_factory.mktemp("warm"))
+    run(FIRST_RESULT, FASTXENT_CACHE_DIR=folder)
+    return folder
+
+
+def test_import_takes_less_than_a_fifth_of_a_second():
+    code = "import time; begin = time.perf_counter(); import fastxent; print(time.perf_counter() - begin)"
+    assert min(float(run(code)) for _ in range(5)) < 0.2
+
+
+def test_import_loads_neither_numba_nor_numpy_nor_scipy():
+    assert (
+        run("import sys, fastxent; print({'numba', 'numpy', 'scipy', 'typer', 'rich'} & set(sys.modules))") == "set()"
+    )
+
+
+def test_help_takes_less_than_two_fifths_of_a_second():
+    command = [sys.executable, "-c", "from fastxent.cli import main; main()", "--help"]
+    assert min(elapsed_s(command) for _ in range(5)) < 0.4
+
+
+def test_the_first_call_does_not_load_scipy(warm):
+    assert run(FIRST_RESULT + "import sys; print('scipy' in sys.modules)", FASTXENT_CACHE_DIR=warm).endswith("False")
+
+
+@pytest.mark.slow
+def test_first_result_with_a_warm_cache_takes_less_than_a_second(warm):
+    assert min(elapsed_s([sys.executable, "-c", FIRST_RESULT], FASTXENT_CACHE_DIR=warm) for _ in range(5)) < 1
+
+
+@pytest.mark.slow
+def test_first_result_with_a_cold_cache_takes_less_than_six_seconds(tmp_path):
+    command = [sys.executable, "-c", FIRST_RESULT]
+    assert min(elapsed_s(command, FASTXENT_CACHE_DIR=str(tmp_path / str(i))) for i in range(2)) < 6
+
+
+def test_nothing_compiles_with_a_warm_cache(warm):
+    code = COUNT_COMPILATIONS.format(FIRST_RESULT.strip().replace("\n", "\n    "))
+    assert run(code, FASTXENT_CACHE_DIR=warm).splitlines()[-1] == "0"
+
+
+@pytest.mark.slow
+def test_nothing_of_the_whole_api_compiles_with_a_warm_cache(tmp_path):
+    code = COUNT_COMPILATIONS.format(WHOLE_API)
+    assert int(run(code, FASTXENT_CACHE_DIR=str(tmp_path))) > 0
+    assert int(run(code, FASTXENT_CACHE_DIR=str(tmp_path))) == 0
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the package whose kernels are the cache and two small files, one of which inlines the other's code."""
+    kernels = tmp_path / "fastxent" / "kernels"
+    kernels.mkdir(parents=True)
+    shutil.copy(PACKAGE / "__init__.py", tmp_path / "fastxent")
+    shutil.copy(PACKAGE / "kernels" / "jit.py", kernels)
+    (kernels / "__init__.py").touch()
+    (kernels / "inner.py").write_text(
+        "from fastxent.kernels.jit import inline\n\n@inline\ndef number():\n    return 1.0\n"
+    )
+    (kernels / "outer.py").write_text(
+        "from fastxent.kernels.inner import number\nfrom fastxent.kernels.jit import compiled\n\n"
+        "@compiled\ndef value(x):\n    return number() + x\n"
+    )
+    return tmp_path
+
+
+VALUE = "from fastxent.kernels.outer import value; print(value(0.5), sum(value._cache_hits.values()))"
+
+
+def test_the_cache_notices_an_edit_in_an_inlined_file(copy):
+    cache = {"cwd": copy, "FASTXENT_CACHE_DIR": str(copy / "cache")}
+    assert run(VALUE, **cache) == "1.5 0"
+    assert run(VALUE, **cache) == "1.5 1"
+    inner = copy / "fastxent" / "kernels" / "inner.py"
+    stamp = inner.stat()
+    inner.write_text(inner.read_text().replace("1.0", "2.0"))  # the same size
+    os.utime(inner, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # and the same time
+    assert run(VALUE, **cache) == "2.5 0"
+    assert run(VALUE, **cache) == "2.5 1"
+
+
+def test_every_kernel_file_is_part_of_the_cache_key(tmp_path):
+    shutil.copytree(PACKAGE, tmp_path / "fastxent", ignore=shutil.ignore_patterns("__pycache__"))
+    sources = sorted((tmp_path / "fastxent" / "kernels").rglob("*.py"))
+    code = f"""
+from fastxent.kernels.jit import cache_folder
+for source in {[str(source) for source in sources]}:
+    print(cache_folder())
+    cache_folder.cache_clear()
+    open(source, "a").write("# edited")
+print(cache_folder())
+"""
+    folders = run(code, cwd=tmp_path).splitlines()
+    assert len(set(folders)) == len(folders) == len(sources) + 1
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "foreign", "folder"])
+def test_a_damaged_entry_is_compiled_again(copy, damage):
+    cache = {"cwd": copy, "FASTXENT_CACHE_DIR": str(copy / "cache")}
+    assert run(VALUE, **cache) == "1.5 0"
+    (entry,) = (copy / "cache").rglob("*.bin")
+    content = entry.read_bytes()
+    entry.unlink()
+    if damage == "folder":
+        entry.mkdir()
+        # it can be neither read nor replaced: no entry, and the warning says so
+        code = "import warnings; warnings.simplefilter('ignore'); " + VALUE
+        assert run(code, **cache) == "1.5 0"
+        return
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1
+    entry.write_bytes({"empty": b"", "cut": content[:-9], "flipped": flipped, "foreign": b"\x80\x04N."}[damage])
+    assert run(VALUE, **cache) == "1.5 0"
+    assert run(VALUE, **cache) == "1.5 1"
+
+
+def test_an_unwritable_cache_folder_costs_one_warning(copy):
+    code = f"""
+import warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    {VALUE}
+    value(1)
+print([w.category.__name__ for w in caught])
+"""
+    (copy / "file").touch()
+    # below a file nothing can be made, not even by root
+    assert run(code, cwd=copy, FASTXENT_CACHE_DIR=str(copy / "file" / "cache")).splitlines() == [
+        "1.5 0",
+        "['RuntimeWarning']",
+    ]
+
+
+def test_old_versions_are_removed(copy):
+    for i in range(30):
+        (copy / "cache" / f"{i:020d}").mkdir(parents=True)
+    (copy / "cache" / "something else").mkdir()
+    run(VALUE, cwd=copy, FASTXENT_CACHE_DIR=str(copy / "cache"))
+    kept = sorted(path.name for path in (copy / "cache").iterdir())
+    assert len(kept) == 9
+    assert "something else" in kept
+    assert len(list((copy / "cache").rglob("*.bin"))) == 1
+
+
+@pytest.mark.slow
+def test_eight_processes_on_a_cold_cache_all_succeed(tmp_path):
+    processes = [start(FIRST_RESULT, FASTXENT_CACHE_DIR=str(tmp_path)) for _ in range(8)]
+    assert len({finish(process) for process in processes}) == 1
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_sixteen_small_processes_on_a_cold_cache_all_succeed(copy):
+    processes = [start(VALUE, cwd=copy, FASTXENT_CACHE_DIR=str(copy / "cache")) for _ in range(16)]
+    assert {finish(process).split()[0] for process in processes} == {"1.5"}
+    assert len(list((copy / "cache").rglob("*.bin"))) == 1
