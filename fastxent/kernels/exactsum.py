@@ -14,7 +14,7 @@ import fractions
 import numpy as np
 
 from fastxent.kernels.jit import compiled, inline
-from fastxent.kernels.simd import add_reduce, any_lane, bits, from_bits, load, max_reduce, maximum, pointer, splat
+from fastxent.kernels.simd import add_reduce, any_lane, bits, fma, from_bits, load, max_reduce, maximum, pointer, splat
 
 # Limb k counts units of 2^(32k - 1074). The largest float64 touches limb 65; two more take the carries of 2^60 additions.
 N_LIMBS = 68
@@ -101,16 +101,17 @@ def exact_sum_add(state, x):
     _add_reserved(state, np.float64(x))
 
 
-# exact_sum_add_block's fast path. With a chunk's numbers below 2^X, three vectors of accumulators hold 1.5·2^(52 + e) for
-# e = X - 43, X - 87 and X - 131. Adding x to the first rounds x to a multiple of 2^e; what was rounded off is exact, at
-# most 2^(e - 1), and goes to the next (J. Demmel and H. D. Nguyen, Fast reproducible floating-point summation, ARITH 2013).
-# 128 additions a lane stay within 2^50 units of 2^e, and eight lanes within 2^53: nothing is rounded anywhere.
+# exact_sum_add_block's fast path. With a chunk's numbers below 2^X, six vectors of accumulators hold 1.5·2^(52 + e), with
+# e = X - 43 and 44 less at each next level. Adding x to the first rounds x to a multiple of 2^e; what was rounded off is
+# exact, at most 2^(e - 1), and goes to the next level (J. Demmel and H. D. Nguyen, Fast reproducible floating-point
+# summation, ARITH 2013). 128 additions a lane stay within 2^50 units of 2^e, the total of eight lanes within 2^53: nothing
+# is ever rounded. Three levels hold all numbers from 2^(X - 79) up, six those from 2^(X - 211) up.
 CHUNK = 1024
 SHORT = 24  # fewer numbers are faster one by one
 LEVEL_BITS = 44
-TOP_LEVEL = 10  # the exponent fields: the first accumulators' is that of the largest number plus this
+TOP_LEVEL = 10  # the first accumulators' exponent field is that of the chunk's largest number plus this
 MAX_FAST_EXPONENT = 2046 - TOP_LEVEL
-MIN_FAST_EXPONENT = 2 * LEVEL_BITS - TOP_LEVEL + 1
+MIN_FAST_EXPONENT = 5 * LEVEL_BITS - TOP_LEVEL + 1
 
 
 @compiled
@@ -147,33 +148,57 @@ def _add_chunk(state, values, start, stop):
     base_1 = _one_and_a_half(top)
     base_2 = _one_and_a_half(top - LEVEL_BITS)
     base_3 = _one_and_a_half(top - 2 * LEVEL_BITS)
-    sum_1 = splat(base_1)
-    sum_2 = splat(base_2)
-    sum_3 = splat(base_3)
+    base_4 = _one_and_a_half(top - 3 * LEVEL_BITS)
+    base_5 = _one_and_a_half(top - 4 * LEVEL_BITS)
+    base_6 = _one_and_a_half(top - 5 * LEVEL_BITS)
+    sum_1, sum_2, sum_3 = splat(base_1), splat(base_2), splat(base_3)
+    sum_4, sum_5, sum_6 = splat(base_4), splat(base_5), splat(base_6)
+    minus_one = -base_1 / base_1  # the compiler does not know, so x·minus_one stays a product
     for i in range(start, stop, 8):
-        x = load(p, i)
-        next_1 = sum_1 + x
-        x = x - (next_1 - sum_1)
-        next_2 = sum_2 + x
-        x = x - (next_2 - sum_2)
-        next_3 = sum_3 + x
-        x = x - (next_3 - sum_3)
-        if any_lane(x != 0.0):  # numbers far smaller than the chunk's largest
-            _add_each(state, values, i, i + 8)
-        else:
-            sum_1 = next_1
-            sum_2 = next_2
-            sum_3 = next_3
-    _reserve(state, 3)
-    _add_reserved(state, add_reduce(sum_1 - base_1))
-    _add_reserved(state, add_reduce(sum_2 - base_2))
-    _add_reserved(state, add_reduce(sum_3 - base_3))
+        next_1, rest = _split(load(p, i), sum_1, minus_one)
+        next_2, rest = _split(rest, sum_2, minus_one)
+        next_3, rest = _split(rest, sum_3, minus_one)
+        if any_lane(rest != 0.0):
+            next_4, rest = _split(rest, sum_4, minus_one)
+            next_5, rest = _split(rest, sum_5, minus_one)
+            next_6, rest = _split(rest, sum_6, minus_one)
+            if any_lane(rest != 0.0):
+                _add_each(state, values, i, i + 8)
+                continue
+            sum_4, sum_5, sum_6 = next_4, next_5, next_6
+        sum_1, sum_2, sum_3 = next_1, next_2, next_3
+    _add_total(state, sum_1, base_1)
+    _add_total(state, sum_2, base_2)
+    _add_total(state, sum_3, base_3)
+    _add_total(state, sum_4, base_4)
+    _add_total(state, sum_5, base_5)
+    _add_total(state, sum_6, base_6)
 
 
 @inline
 def _one_and_a_half(exponent):
     """1.5 times the power of two with this exponent field."""
     return from_bits((exponent << 52) | (np.int64(1) << 51))
+
+
+@inline
+def _split(x, total, minus_one):
+    """total + x, and what of x was rounded off: exact. The difference is an fma because those have units of their own."""
+    new_total = total + x
+    return new_total, x - fma(total, minus_one, new_total)
+
+
+@inline
+def _add_total(state, total, base):
+    total = add_reduce(total - base)
+    if total != 0.0:
+        _add_one(state, total)
+
+
+@compiled
+def _add_one(state, x):
+    _reserve(state, 1)
+    _add_reserved(state, x)
 
 
 @compiled
