@@ -40,12 +40,16 @@ class Batch(NamedTuple):
     def slices(self, max_rows: int | None = None) -> Iterator[tuple[int, int, np.ndarray, np.ndarray, np.ndarray]]:
         """Yield (start, stop, z, t, s): predictions and soft target 3-D, labels int64 and weights float64 1-D."""
         predictions, target, sample_weight = self.predictions, self.target, self.sample_weight
-        soft = isinstance(target, Predictions)
-        matrices = [predictions, target] if soft else [predictions]
-        per_row = 8 * ((not soft and not is_ready(target, I64)) + (sample_weight is not None))
+        matrices, labels = [predictions], None
+        if isinstance(target, Predictions):
+            matrices.append(target)
+        else:
+            labels = target
+        per_row = 0 if labels is None or is_ready(labels, I64) else 8
+        per_row += 0 if sample_weight is None else 8
         s = ABSENT
         for start, stop, views in row_slices(matrices, per_row, max_rows):
-            t = views[1] if soft else rows_cut(target, start, stop, I64)
+            t = views[1] if labels is None else rows_cut(labels, start, stop, I64)
             if sample_weight is not None:
                 s = sample_weight_slice(sample_weight, start, stop, predictions.shape)
             yield start, stop, views[0], t, s
@@ -129,6 +133,16 @@ def as_predictions(x: Any, name: str, *, axis: Any = -1) -> Predictions:
     return Predictions(name, array, tuple(shape), array.size // n_classes, n_classes, dtype, bfloat16)
 
 
+def as_pair(p: Any, q: Any, *, axis: Any = -1) -> tuple[Predictions, Predictions]:
+    """Two matrices of one shape, which the kernels see in one dtype."""
+    a, b = as_predictions(p, "p", axis=axis), as_predictions(q, "q", axis=axis)
+    if a.array.shape != b.array.shape:
+        shapes = full_shape(b, axis), full_shape(a, axis)
+        raise ValueError("q: shape {} does not match p of shape {}; need the same shape".format(*shapes))
+    dtype = a.dtype if a.dtype == b.dtype else F64
+    return a._replace(dtype=dtype), b._replace(dtype=dtype)
+
+
 def class_axis_last(array: np.ndarray, axis: Any, name: str) -> np.ndarray:
     """A view with ``axis`` moved to the end."""
     if isinstance(axis, (bool, np.bool_)) or not hasattr(axis, "__index__"):
@@ -137,6 +151,11 @@ def class_axis_last(array: np.ndarray, axis: Any, name: str) -> np.ndarray:
     if not -array.ndim <= position < array.ndim:
         raise ValueError(f"axis: {position} is outside {name}, which has {array.ndim} axes (shape {array.shape})")
     return np.moveaxis(array, position, -1)
+
+
+def full_shape(z: Predictions, axis: int) -> tuple[int, ...]:
+    """The shape the user gave, the classes on ``axis``."""
+    return z.array.shape if axis == -1 else np.moveaxis(z.array, -1, axis).shape
 
 
 def float_dtype(array: np.ndarray, bfloat16: bool, name: str) -> np.dtype:
@@ -150,6 +169,17 @@ def float_dtype(array: np.ndarray, bfloat16: bool, name: str) -> np.dtype:
     if (kind == "f" and size == 8) or kind in "iu":
         return F64
     raise TypeError(f"{name}: dtype {dtype} is not supported; need float16, bfloat16, float32, float64 or integers")
+
+
+def result_dtype(z: Predictions) -> np.dtype:
+    """The dtype of a result that has the logits' own: float64 for integers, native byte order."""
+    if z.bfloat16:
+        try:
+            from ml_dtypes import bfloat16
+        except ImportError:
+            raise ImportError("bfloat16 results need ml_dtypes: pip install ml_dtypes") from None
+        return np.dtype(bfloat16)
+    return z.array.dtype.newbyteorder("=") if z.array.dtype.kind == "f" else F64
 
 
 def as_target(target: Any, predictions: Predictions, *, axis: Any = -1) -> np.ndarray | Predictions:
@@ -170,7 +200,7 @@ def as_target(target: Any, predictions: Predictions, *, axis: Any = -1) -> np.nd
             one_hot = array.dtype.kind in "biu" and not bfloat16  # 0 and 1 fit any dtype
             dtype = z.dtype if one_hot else float_dtype(array, bfloat16, "target")
             return Predictions("target", soft, z.shape, z.n_rows, z.n_classes, dtype, bfloat16)
-    full = z.array.shape if axis == -1 else np.moveaxis(z.array, -1, axis).shape
+    full = full_shape(z, axis)
     raise ValueError(
         f"target: shape {array.shape} does not go with {z.name} of shape {full}; "
         f"need class indices of shape {z.shape} or distributions of shape {full}"
@@ -249,7 +279,7 @@ def as_ignore_index(value: Any) -> tuple[bool, int]:
     """(given, value)."""
     if value is None:
         return False, 0
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__") or getattr(value, "ndim", 0):
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__") or getattr(value, "ndim", 0) != 0:
         raise TypeError(f"ignore_index: {value!r:.60} is not an integer")
     try:
         index = operator.index(value)
@@ -362,7 +392,7 @@ def _foreign(x: Any, name: str) -> tuple[np.ndarray, bool]:
 
 def _through_numpy(x: Any, package: str) -> np.ndarray:
     if package == "pyarrow":
-        kind = getattr(x, "type", None)
+        kind: Any = getattr(x, "type", None)
         if hasattr(kind, "list_size"):  # a column of fixed-size lists: one row of predictions each
             x = x.combine_chunks() if hasattr(x, "combine_chunks") else x
             return x.flatten().to_numpy(zero_copy_only=False).reshape(len(x), kind.list_size)
@@ -445,6 +475,15 @@ def distribution_error(p: Predictions, row: int, advice: str) -> ValueError:
         return ValueError(f"{p.name}: {at} has {show(values[k])} for class {k}; a probability is {need}")
     total = math.fsum(values.tolist())
     return ValueError(f"{p.name}: {at} sums to {total:.9g}, not to 1; {advice}")
+
+
+def pair_error(matrices: tuple[Predictions, ...], row: int) -> ValueError:
+    """The first of the matrices whose row is no distribution."""
+    for m in matrices:
+        values = row_of(m, row)
+        if not ((values >= 0) & (values <= 1)).all() or not abs(math.fsum(values.tolist()) - 1) <= SUM_TOL:
+            break
+    return distribution_error(m, row, f"need 1 within {SUM_TOL:g}, or another kind")
 
 
 def binary_error(z: Predictions, target: Predictions, row: int) -> ValueError:
