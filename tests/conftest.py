@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # reference.py and rows.py, whatever the import mode
 
-from reference import EXACT, exact  # noqa: E402
+from reference import EXACT, exact
 
 
 def pytest_addoption(parser):

@@ -382,12 +382,10 @@ def exact_kl_divergence(p, q, kind):
     terms = []
     if kind == "logits":
         a, b = exact_distribution(p), exact_distribution(q)
-        pairs = [
-            (a[float(u)][1:], b[float(v)][2] if v > -math.inf else INF)
-            for u, v in zip(p, q, strict=True)
-            if u > -math.inf
-        ]
-        terms = [prob * (q_minus_log - minus_log) for (prob, minus_log), q_minus_log in pairs]
+        for u, v in zip(p, q, strict=True):
+            if u > -math.inf:
+                _, prob, minus_log = a[float(u)]
+                terms.append(prob * ((b[float(v)][2] if v > -math.inf else INF) - minus_log))
     elif kind == "log_probs":
         terms = [EXACT.exp(exact(u)) * (exact(u) - exact(v)) for u, v in zip(p, q, strict=True) if u > -math.inf]
     else:
