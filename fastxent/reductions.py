@@ -37,7 +37,8 @@ def reduce(reduction: str, out: np.ndarray, sums: np.ndarray, shape: tuple[int, 
 def divide(total: float, weight: float) -> float:
     """A mean: total / weight, NaN with a RuntimeWarning when no row has weight."""
     if weight == 0.0:
-        warnings.warn("mean of no rows: every row is ignored, or has weight 0, or there is none", RuntimeWarning, stacklevel=4)
+        message = "mean of no rows: there is none, or each is ignored or has weight 0"
+        warnings.warn(message, RuntimeWarning, stacklevel=5)  # the caller of a function of losses.py
         return float("nan")
     mean = total / weight
     return mean if mean != 0.0 else 0.0  # a tiny negative total must not give -0.0

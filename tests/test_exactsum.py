@@ -203,7 +203,7 @@ def test_rounding_at_every_bit_position():
 
 
 @pytest.mark.parametrize(
-    "values, expected",
+    ("values", "expected"),
     [
         ([], 0.0),
         ([-0.0], 0.0),

@@ -16,7 +16,7 @@ import numpy as np
 from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.simd import add_reduce, any_lane, bits, fma, from_bits, load, max_reduce, maximum, pointer, splat
 
-# Limb k counts units of 2^(32k - 1074). The largest float64 touches limb 65; two more take the carries of 2^60 additions.
+# Limb k counts units of 2^(32k - 1074). The largest float64 touches limb 65; two more take 2^60 additions' carries.
 N_LIMBS = 68
 PENDING = N_LIMBS  # bound: every slot's magnitude is at most (PENDING + 1) * 2^32
 POS_INF = N_LIMBS + 1
@@ -54,7 +54,10 @@ def exact_sum_new():
 
 @compiled
 def exact_sum_normalise(state):
-    """Propagate the carries: limbs in [0, 2^32), the last one signed. States that are equal as sums become equal arrays."""
+    """Propagate the carries: limbs in [0, 2^32), the last one signed.
+
+    States that are equal as sums become equal arrays.
+    """
     carry = np.int64(0)
     for k in range(N_LIMBS - 1):
         limb = state[k] + carry
@@ -101,11 +104,11 @@ def exact_sum_add(state, x):
     _add_reserved(state, np.float64(x))
 
 
-# exact_sum_add_block's fast path. With a chunk's numbers below 2^X, six vectors of accumulators hold 1.5·2^(52 + e), with
-# e = X - 43 and 44 less at each next level. Adding x to the first rounds x to a multiple of 2^e; what was rounded off is
-# exact, at most 2^(e - 1), and goes to the next level (J. Demmel and H. D. Nguyen, Fast reproducible floating-point
-# summation, ARITH 2013). 128 additions a lane stay within 2^50 units of 2^e, the total of eight lanes within 2^53: nothing
-# is ever rounded. Three levels hold all numbers from 2^(X - 79) up, six those from 2^(X - 211) up.
+# exact_sum_add_block's fast path. With a chunk's numbers below 2^X, six vectors of accumulators hold 1.5·2^(52 + e),
+# with e = X - 43 and 44 less at each next level. Adding x to the first rounds x to a multiple of 2^e; what was rounded
+# off is exact, at most 2^(e - 1), and goes to the next level (J. Demmel and H. D. Nguyen, Fast reproducible
+# floating-point summation, ARITH 2013). 128 additions a lane stay within 2^50 units of 2^e, the total of eight lanes
+# within 2^53: nothing is ever rounded. Three levels hold all numbers from 2^(X - 79) up, six those from 2^(X - 211) up.
 CHUNK = 1024
 SHORT = 24  # fewer numbers are faster one by one
 LEVEL_BITS = 44
@@ -183,7 +186,7 @@ def _one_and_a_half(exponent):
 
 @inline
 def _split(x, total, minus_one):
-    """total + x, and what of x was rounded off: exact. The difference is an fma because those have units of their own."""
+    """Return total + x, and what of x was rounded off (exact). One step is an fma: processors have units for that too."""
     new_total = total + x
     return new_total, x - fma(total, minus_one, new_total)
 
@@ -215,7 +218,10 @@ def exact_sum_merge(state, other):
 
 @compiled
 def exact_sum_value(state):
-    """The sum as a float64, correctly rounded (ties to even; overflow gives inf; inf - inf and NaN give NaN; never -0.0)."""
+    """The sum as a float64, correctly rounded.
+
+    Ties go to even and overflow to infinity; a NaN, or infinities of both signs, give NaN; zero is never -0.0.
+    """
     if state[NANS] > 0 or (state[POS_INF] > 0 and state[NEG_INF] > 0):
         return np.nan
     if state[POS_INF] > 0:
