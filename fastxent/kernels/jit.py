@@ -118,6 +118,8 @@ class _KernelCache(caching.Cache):
         try:
             _write(path, key, data._reduce())
         except OSError as error:
+            if path.is_file():  # another process was first, and where files in use cannot be replaced it holds it open
+                return
             _warn_once(f"{path.parent}: {error.strerror or error}")
 
     def _entry(self, sig: Any, codegen: Any) -> tuple[Path, bytes]:
