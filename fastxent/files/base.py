@@ -49,7 +49,11 @@ class TableFile(Protocol):
 
     path: str
     names: list[str]
-    n_rows: int | None  # None: known at the end alone
+
+    @property
+    def n_rows(self) -> int | None:
+        """Rows in the file; None where its end alone tells."""
+        ...
 
     def blocks(self, fields: dict[str, list[str]]) -> Iterator[Block]:
         """Yield blocks of rows in order: the columns of each field, as an array of one or two dimensions."""

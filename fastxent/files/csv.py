@@ -13,7 +13,7 @@ from fastxent.files.base import BLOCK_BYTES, Block, pyarrow_for
 class Csv:
     """A .csv or .tsv file with a line of names at its top."""
 
-    n_rows = None
+    n_rows: int | None = None
 
     def __init__(self, path: str) -> None:
         self.path = path
