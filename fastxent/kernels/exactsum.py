@@ -186,7 +186,7 @@ def _one_and_a_half(exponent):
 
 @inline
 def _split(x, total, minus_one):
-    """Return total + x, and what of x was rounded off (exact). One step is an fma: processors have units for that too."""
+    """Return total + x, and what of x was rounded off (exact). The fma takes units the additions leave idle."""
     new_total = total + x
     return new_total, x - fma(total, minus_one, new_total)
 
