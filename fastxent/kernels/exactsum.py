@@ -99,7 +99,7 @@ def _add_reserved(state, x):
 
 @inline
 def exact_sum_add(state, x):
-    """Add one float64: state + x, exactly."""
+    """Add one number to a state, int64[STATE_SIZE], exactly; infinities and NaNs are counted."""
     _reserve(state, 1)
     _add_reserved(state, np.float64(x))
 
@@ -119,7 +119,7 @@ MIN_FAST_EXPONENT = 5 * LEVEL_BITS - TOP_LEVEL + 1
 
 @compiled
 def exact_sum_add_block(state, values, n):
-    """Add values[:n] (a contiguous float64 array), exactly."""
+    """Add values[:n], contiguous float64, to a state, int64[STATE_SIZE]: exactly, so as one by one in any order."""
     start = 0
     while n - start >= SHORT:
         whole = min(n - start, CHUNK) & -8
@@ -206,7 +206,7 @@ def _add_one(state, x):
 
 @compiled
 def exact_sum_merge(state, other):
-    """Add another state to this one; `other` stays as it is."""
+    """Add another state to this one, both int64[STATE_SIZE]; `other` stays as it is."""
     _reserve(state, 2)
     for k in range(N_LIMBS - 1):  # a limb's halves go into two slots, so that no count of additions adds up
         state[k] += other[k] & MASK
@@ -218,7 +218,7 @@ def exact_sum_merge(state, other):
 
 @compiled
 def exact_sum_value(state):
-    """The sum as a float64, correctly rounded.
+    """The sum in a state, int64[STATE_SIZE], as a correctly rounded float64.
 
     Ties go to even and overflow to infinity; a NaN, or infinities of both signs, give NaN; zero is never -0.0.
     """
