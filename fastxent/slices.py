@@ -140,9 +140,11 @@ def is_ready(array: np.ndarray, dtype: np.dtype) -> bool:
 
 def rows_cut(array: np.ndarray, start: int, stop: int, dtype: np.dtype) -> np.ndarray:
     """Entries start to stop in C order, contiguous, as dtype: a view where possible."""
-    if array.ndim != 1:
-        array = array.reshape(-1) if array.flags.c_contiguous else array.flat  # type: ignore[assignment]
-    piece = array if stop - start == array.size else array[start:stop]
+    if array.ndim == 1 or array.flags.c_contiguous:
+        array = array.reshape(-1)
+        piece = array if stop - start == array.size else array[start:stop]
+    else:
+        piece = array.flat[start:stop]
     if is_ready(piece, dtype):
         return piece
     if piece.dtype.kind == "u" and piece.dtype.itemsize == 8 and dtype == I64:
