@@ -130,6 +130,20 @@ def test_every_alignment_and_part_of_a_larger_array():
         assert bits(exact_sum_value(state)) == bits(math.fsum(values[start : start + n]))
 
 
+@pytest.mark.parametrize("exponent", [-1000, -850, -300, -8, 0, 3, 500, 970])
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_every_level_filled_to_its_bound(sign, exponent):
+    # Numbers just below 2^exponent whose remainders after a level's rounding are the largest.
+    near_top = 1.0 - 2.0**-53
+    remainders = [0.5 + 2.0**-44 - 2.0**-53, 0.5 - 2.0**-44 + 2.0**-53]
+    small = [2.0 ** (-44 * level) * (1 - 2.0**-53) for level in range(1, 7)]
+    ties = [0.5 + 2.0**-44, 2.0**-44, 3 * 2.0**-44, 2.0**-88, 3 * 2.0**-88, 0.75 - 2.0**-44]
+    for x in [near_top, *remainders, *small, *ties]:
+        values = np.full(2048, math.ldexp(sign * x, exponent))
+        values[:3] = math.ldexp(sign * near_top, exponent)
+        assert exact_sum_fraction(block_state(values)) == sum(map(Fraction, values.tolist()))
+
+
 def test_order_does_not_matter():
     rng = np.random.default_rng(4)
     values = np.concatenate([DISTRIBUTIONS[d](rng, 200) for d in DISTRIBUTIONS])
