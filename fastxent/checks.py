@@ -1,18 +1,18 @@
 """What the user hands in becomes views that the kernels can read; every user error is raised here, in one line.
 
-``as_array`` takes an array of any origin; ``as_batch`` and ``as_binary_batch`` check shapes and dtypes and keep the
-user's memory, and ``Batch.slices`` hands it to the kernels piece by piece. The values are checked by the kernels, which
-report the first offending row; ``Batch.error`` turns that report into a message.
+``as_batch`` and ``as_binary_batch`` take arrays of any origin, check shapes and dtypes, and keep the user's memory;
+``Batch.slices`` hands it to the kernels piece by piece. The values are checked by the kernels, which report the first
+offending row; ``Batch.error`` turns that report into a message.
 """
 
 import math
 import operator
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastxent.arrays import as_array, from_tensor, is_tensor, kind_of
 from fastxent.slices import COPY_BYTES, F32, F64, I64, INT64_MAX, Predictions, is_ready, row_of, row_slices, rows_cut
 
 REDUCTIONS = ("none", "sum", "mean")
@@ -257,12 +257,10 @@ def as_output(out: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray |
         return None
     if isinstance(out, np.ndarray) and not isinstance(out, np.ma.MaskedArray):
         array: np.ndarray = out
-    elif _is_torch(out) and str(out.dtype) != "torch.bfloat16":
-        array = _from_torch(out, "out")[0]
+    elif is_tensor(out) and str(out.dtype) != "torch.bfloat16":
+        array = from_tensor(out, "out")[0]
     else:
-        raise TypeError(
-            f"out: {_kind_of(out)} cannot be written to; need a NumPy array of shape {shape}, dtype {dtype}"
-        )
+        raise TypeError(f"out: {kind_of(out)} cannot be written to; need a NumPy array of shape {shape}, dtype {dtype}")
     if array.shape != shape:
         raise ValueError(f"out: shape {array.shape}; need {shape}")
     if array.dtype != dtype:
@@ -348,91 +346,6 @@ def as_log_loss_options(eps: Any, normalize: Any, sum_tol: Any) -> tuple[float, 
 def as_pos_weight(value: Any) -> float:
     """A finite number of at least 0; 1 for None."""
     return 1.0 if value is None else as_real(value, "pos_weight", 0.0, math.inf, open_high=True)
-
-
-# Arrays of any origin
-
-
-def as_array(x: Any, name: str) -> tuple[np.ndarray, bool]:
-    """(array, False), or (a view of the bits as uint16, True) for bfloat16. Nothing is copied that need not be."""
-    if type(x) is np.ndarray:
-        array, bfloat16 = x, False
-    else:
-        array, bfloat16 = _foreign(x, name)
-    if array.dtype.kind == "V" and array.dtype.name == "bfloat16":  # ml_dtypes' dtype, which jax uses as well
-        return array.view(np.uint16), True
-    return array, bfloat16
-
-
-def _foreign(x: Any, name: str) -> tuple[np.ndarray, bool]:
-    if _is_torch(x):
-        return _from_torch(x, name)
-    package = type(x).__module__.partition(".")[0]
-    if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(f"{name}: a masked array; fill it (x.filled(...)) and mark rows to skip with ignore_index")
-    if hasattr(x, "toarray") and hasattr(x, "nnz"):
-        raise TypeError(f"{name}: a sparse matrix; pass x.toarray()")
-    if x is None or isinstance(x, (str, bytes, dict, set, frozenset)):
-        raise TypeError(f"{name}: {_kind_of(x)} is no array of numbers")
-    nulls = _null_count(x) if package in ("polars", "pyarrow") else 0
-    if nulls:
-        raise ValueError(f"{name}: has {nulls} missing values (nulls); fill or drop them")
-    try:
-        array = _through_numpy(x, package)
-    except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
-        kind = ValueError if isinstance(error, ValueError) else TypeError
-        raise kind(f"{name}: {_kind_of(x)} does not become an array of numbers: {reason}") from None
-    if array.dtype.kind == "O":
-        raise TypeError(
-            f"{name}: {_kind_of(x)} holds objects, not numbers (missing values, or rows of unequal length?)"
-        )
-    return array, False
-
-
-def _through_numpy(x: Any, package: str) -> np.ndarray:
-    if package == "pyarrow":
-        kind: Any = getattr(x, "type", None)
-        if hasattr(kind, "list_size"):  # a column of fixed-size lists: one row of predictions each
-            x = x.combine_chunks() if hasattr(x, "combine_chunks") else x
-            return x.flatten().to_numpy(zero_copy_only=False).reshape(len(x), kind.list_size)
-        if kind is not None and not hasattr(x, "columns"):
-            return x.to_numpy() if hasattr(x, "chunks") else x.to_numpy(zero_copy_only=False)
-    if not hasattr(x, "__array__") and hasattr(x, "__dlpack__"):
-        return np.from_dlpack(x)
-    array = np.asarray(x)
-    if array.dtype.kind == "O" and package == "pandas" and hasattr(getattr(x, "dtype", None), "numpy_dtype"):
-        array = x.to_numpy(dtype=x.dtype.numpy_dtype)  # nullable integers without missing values
-    return array
-
-
-def _null_count(x: Any) -> int:
-    if hasattr(x, "columns") and not hasattr(x, "null_count"):  # pyarrow.Table
-        return sum(column.null_count for column in x.columns)
-    count = getattr(x, "null_count", 0)
-    count = count() if callable(count) else count
-    return sum(count.row(0)) if hasattr(count, "row") else count  # polars: a frame of one row
-
-
-def _is_torch(x: Any) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(x, getattr(torch, "Tensor", ()))
-
-
-def _from_torch(x: Any, name: str) -> tuple[np.ndarray, bool]:
-    if x.device.type != "cpu":
-        raise TypeError(f"{name}: a tensor on {x.device}; pass it with .cpu()")
-    try:
-        if str(x.dtype) == "torch.bfloat16":  # unknown to NumPy: its bits
-            return x.detach().view(sys.modules["torch"].int16).numpy().view(np.uint16), True
-        return x.detach().numpy(), False
-    except (RuntimeError, TypeError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise TypeError(f"{name}: a tensor ({x.dtype}, {x.layout}) that NumPy cannot see: {reason}") from None
-
-
-def _kind_of(x: Any) -> str:
-    return "None" if x is None else f"an object of type {type(x).__name__}"
 
 
 # Messages

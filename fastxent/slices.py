@@ -56,6 +56,9 @@ def row_slices(
     if first.n_rows == 0:
         return
     arrays = [m.array for m in matrices]
+    if out is None and not per_row and max_rows is None and _is_small(matrices):  # the usual small call, quickly
+        yield 0, first.n_rows, [array.reshape(first.n_rows, 1, first.n_classes) for array in arrays]
+        return
     dtypes = [m.dtype for m in matrices]
     if out is not None:
         arrays.append(out)
@@ -93,6 +96,15 @@ def row_slices(
             with np.errstate(over="ignore"):  # a log-probability below float16's range is -inf, as in every library
                 np.copyto(blocks[-1], ready[-1].reshape(blocks[-1].shape), casting="unsafe")
         start += rows
+
+
+def _is_small(matrices: Sequence[Predictions]) -> bool:
+    """Whether one slice holds all rows, and the kernels can read every matrix as it is, contiguous."""
+    for m in matrices:
+        flags = m.array.flags
+        if not (m.array.dtype is m.dtype and flags.c_contiguous and flags.aligned):
+            return False
+    return matrices[0].array.nbytes <= SLICE_BYTES // len(matrices)
 
 
 def _block_indices(sizes: tuple[int, ...], limit: int) -> Iterator[tuple[slice, ...]]:
