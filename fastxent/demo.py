@@ -18,6 +18,8 @@ CHUNK_ROWS = 1 << 15  # 32 MiB of float32 predictions
 EXPECTED_ROWS = 2_000_000
 SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}  # absent from some machines
 
+Progress = Callable[[str, float, int], None]
+
 
 class Corpus(NamedTuple):
     """Source files, some for counting and some held out."""
@@ -113,13 +115,13 @@ def fit(text: np.ndarray) -> list[ByteModel]:
 
 
 def predictions(model: ByteModel, text: np.ndarray, buffer: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (log-probabilities float32[rows, 256] in the buffer, next bytes uint8[rows]) for all but the first 2 bytes."""
+    """Yield (log-probabilities float32[rows, 256] in the buffer, next bytes uint8[rows]), from the third byte on."""
     for start, stop in pairwise([*range(2, text.size, len(buffer)), text.size]):
         rows = model.row[contexts(text, model.order, start, stop)]
         yield np.take(model.log_probs, rows, axis=0, out=buffer[: rows.size], mode="clip"), text[start:stop]
 
 
-def run(most_files: int | None = None, progress: Callable[[str, float], None] | None = None) -> Result:
+def run(most_files: int | None = None, progress: Progress | None = None) -> Result:
     """Fit the models and score them.
 
     Parameters
@@ -127,22 +129,22 @@ def run(most_files: int | None = None, progress: Callable[[str, float], None] | 
     most_files : int, optional
         Read so many files alone: a quick look.
     progress : callable, optional
-        Called with what is being done and how much of it is done, 0 to 1.
+        Called with what is being done, how much of it is done (0 to 1), and the rows scored so far.
 
     Returns
     -------
     Result
         Times in seconds; the scores in nats.
     """
-    tell = progress or (lambda _what, _fraction: None)
+    tell = progress or (lambda _what, _fraction, _rows: None)
     begin = time.perf_counter()
-    tell("reading the standard library", 0.0)
+    tell("reading the standard library", 0.0, 0)
     corpus = read_corpus(most_files=most_files)
-    tell("counting", 0.0)
+    tell("counting", 0.0, 0)
     counting = time.perf_counter()
     models = fit(corpus.train)
     fit_s = time.perf_counter() - counting
-    tell("compiling, or loading what is compiled", 0.0)
+    tell("compiling, or loading what is compiled", 0.0, 0)
     compiling = time.perf_counter()
     buffer = np.empty((CHUNK_ROWS, N_CLASSES), np.float32)
     _compile(models[0], corpus.held_out, buffer)
@@ -165,8 +167,9 @@ def _compile(model: ByteModel, text: np.ndarray, buffer: np.ndarray) -> None:
     scorer.result()
 
 
-def _score(model: ByteModel, text: np.ndarray, buffer: np.ndarray, tell: Callable[[str, float], None]) -> Outcome:
+def _score(model: ByteModel, text: np.ndarray, buffer: np.ndarray, tell: Progress) -> Outcome:
     scorer, n_rows, predict_s, score_s = _scorer(), 0, 0.0, 0.0
+    tell(f"scoring the {model.name}", 0.0, 0)
     before = time.perf_counter()
     for log_probs, target in predictions(model, text, buffer):
         made = time.perf_counter()
@@ -174,6 +177,32 @@ def _score(model: ByteModel, text: np.ndarray, buffer: np.ndarray, tell: Callabl
         n_rows += len(target)
         scored = time.perf_counter()
         predict_s, score_s = predict_s + made - before, score_s + scored - made
-        tell(f"scoring the {model.name} model", n_rows / (text.size - 2))
+        tell(f"scoring the {model.name}", n_rows / (text.size - 2), n_rows)
         before = time.perf_counter()
     return Outcome(model, scorer.result(), predict_s, score_s)
+
+
+def to_dict(result: Result) -> dict[str, Any]:
+    """The demo's figures as plain Python objects; "score" is as in ``Score.to_dict``."""
+    corpus = result.corpus
+    models = [
+        {
+            "name": outcome.model.name,
+            "score": outcome.score.to_dict(),
+            "predict_s": outcome.predict_s,
+            "score_s": outcome.score_s,
+            "rows_per_s": outcome.score.n / outcome.score_s,
+        }
+        for outcome in result.outcomes
+    ]
+    return {
+        "schema": "fastxent.demo/1",
+        "folder": corpus.folder,
+        "files": corpus.n_files,
+        "train_bytes": corpus.train.size,
+        "held_out_bytes": corpus.held_out.size,
+        "fit_s": result.fit_s,
+        "compile_s": result.compile_s,
+        "elapsed_s": result.elapsed_s,
+        "models": models,
+    }

@@ -150,15 +150,6 @@ def test_parquet_columns_and_lists():
     check(Scan("v.parquet", None, Wanted(target_column="p")), target=P)
 
 
-def test_text_ids():
-    names = [f"row-{i}" for i in range(N)]
-    arrow_csv.write_csv(table(name=names), "t.csv")
-    pq.write_table(table(name=names), "t.parquet")
-    for path in ("t.csv", "t.parquet"):
-        wanted = Wanted(columns="logit_*", target_column="y", id_column="name")
-        assert [str(i) for c in Scan(path, None, wanted) for i in c.ids] == names
-
-
 def test_two_files_of_different_formats():
     save("x.npy", X)
     save("x3.npy", X.reshape(10, 100, C))
@@ -245,6 +236,7 @@ def bad_files():
         ("ragged", (write("r.csv", "a,b,target\n1,2,0\n1,2\n"), None), csv, ["r.csv", "row 1", "2 cells"]),
         ("float label", (write("f.csv", "a,b,target\n1,2,0.5\n"), None), csv, ["row 0", "'target'", "'0.5'"]),
         ("text label", (write("l.csv", "a,b,target\n1,2,cat\n"), None), csv, ["row 0", "'target'", "'cat'"]),
+        ("text id", (write("d.csv", "a,n,target\n1,r1,0\n"), None), {"id_column": "n"}, ["row 0", "'n'", "integer"]),
         ("empty .csv", (write("n.csv", ""), None), csv, ["n.csv", "empty"]),
         ("no names", (write("h.csv", "0.5,0.2,1\n0.1,0.2,0\n"), None), csv, ["h.csv", "column names"]),
         ("index column", (write("i.csv", ",a,b,target\n0,1,2,1\n"), None), csv, ["--columns", "index"]),

@@ -38,8 +38,6 @@ def _column(column: Any, name: str, field: str, path: str, row: int) -> np.ndarr
         if field not in ("predictions", "target"):
             raise ValueError(f"{where}, column {name!r}: holds lists; need one value a row")
         return _lists(column, name, where, row)
-    if field == "ids" and (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        return np.array(column.to_pylist(), dtype=str)
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         raise ValueError(f"{where}, column {name!r}: holds {kind}; need numbers")
     return column.to_numpy(zero_copy_only=False)

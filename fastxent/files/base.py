@@ -1,5 +1,6 @@
 """What every format shares: fields, blocks of rows, and how names are chosen."""
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -20,6 +21,11 @@ class Chunk(NamedTuple):
     target: np.ndarray
     weight: np.ndarray | None
     ids: np.ndarray | None
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows."""
+        return math.prod(self.predictions.shape[:-1])
 
 
 class ArrayMember(Protocol):

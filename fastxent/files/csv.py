@@ -59,6 +59,7 @@ class Csv:
 
         types = {name: pa.float64() for name in (*fields.get("predictions", ()), *fields.get("weight", ()))}
         target = fields.get("target", ())
+        types |= {name: pa.int64() for name in fields.get("ids", ())}
         types |= {name: pa.int64() if len(target) == 1 else pa.float64() for name in target}
         self._file = pa.OSFile(self.path)
         with self._file:
@@ -77,12 +78,12 @@ class Csv:
         """Arrow's message in our words: rows are counted from 0 below the names."""
         row = re.search(r"Row #(\d+)", message)
         at = f"row {int(row[1]) - 2}" if row else "a row"
-        cell = re.search(r"In CSV column #(\d+): .*conversion error to (\w+): invalid value '(.*)'", message, re.DOTALL)
+        cell = re.search(r"In CSV column #(\d+): .*conversion error to \w+: invalid value '(.*)'", message, re.DOTALL)
         if cell:
             name = self.names[int(cell[1])]
             field = next(field for field, names in fields.items() if name in names)
-            need = {"target": "a class index", "ids": f"an {cell[2]} as in the rows before"}.get(field, "a number")
-            return f"{field}: {self.path}, {at}, column {name!r}: {cell[3]!r:.60} is not {need}"
+            need = {"target": "a class index", "ids": "an integer"}.get(field, "a number")
+            return f"{field}: {self.path}, {at}, column {name!r}: {cell[2]!r:.60} is not {need}"
         width = re.search(r"Expected (\d+) columns, got (\d+)", message)
         if width:
             return f"{self.path}, {at}: {width[2]} cells, where the first line names {width[1]} columns"

@@ -1,0 +1,290 @@
+"""The command line: arguments, progress, exit codes.
+
+0: scored. 2: the command or its input is wrong, said in one line on standard error. 130: interrupted.
+What is slow to import (Numba, PyArrow, Rich) comes in with the command that needs it, so that ``--help`` is quick.
+"""
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from typing import Annotated, Any
+
+import typer
+
+OK, WRONG, INTERRUPTED = 0, 2, 130
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Exact, fast cross-entropy of classifiers' predictions.",
+)
+
+
+class Kind(Enum):
+    """What the predictions are."""
+
+    logits = "logits"
+    log_probs = "log-probs"
+    probs = "probs"
+
+
+class Invalid(Enum):
+    """What to do about rows with a NaN or +inf, or all -inf."""
+
+    stop = "raise"
+    count = "count"
+
+
+def _option(help_text: str, panel: str | None = None, flag: str | None = None, **more: Any) -> Any:
+    names = () if flag is None else (flag,)
+    shown = more.pop("show_default", False)
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, show_default=shown, **more)
+
+
+_WHAT, _HOW, _SHOW = "What to read", "How to score", "What to show"
+JsonOption = Annotated[str | None, _option("Write the figures to FILE; - for standard output.", _SHOW, metavar="FILE")]
+
+
+def _version(given: bool) -> None:
+    if given:
+        from fastxent import __version__
+
+        print(f"fastxent {__version__}")
+        raise typer.Exit(OK)
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def score(
+    predictions: Annotated[str, typer.Argument(help="A .npy, .npz, .csv, .tsv or .parquet.", metavar="PREDICTIONS")],
+    target: Annotated[
+        str | None,
+        typer.Argument(help="Another, unless PREDICTIONS holds the target.", metavar="TARGET", show_default=False),
+    ] = None,
+    kind: Annotated[
+        Kind, _option("logits, log-probs or probs.", _HOW, show_default=True, metavar="KIND")
+    ] = Kind.logits,
+    columns: Annotated[
+        str | None, _option("A column a class, in natural order ('logit_*'), or names with commas.", _WHAT)
+    ] = None,
+    target_column: Annotated[
+        str | None, _option("Class indices; a pattern of columns for distributions. Default: 'target'.", _WHAT)
+    ] = None,
+    weight_column: Annotated[str | None, _option("A weight for each row (or a member of an .npz).", _WHAT)] = None,
+    id_column: Annotated[str | None, _option("Names of the rows, for the worst ones.", _WHAT)] = None,
+    predictions_key: Annotated[str | None, _option("Member of an .npz.", _WHAT)] = None,
+    target_key: Annotated[str | None, _option("Member of an .npz.", _WHAT)] = None,
+    axis: Annotated[int, _option("Class axis of arrays.", _WHAT, show_default=True)] = -1,
+    ignore_index: Annotated[int | None, _option("Rows with this label are left out, such as -100.", _HOW)] = None,
+    normalize: Annotated[bool, _option("Divide probabilities by their row's sum.", _HOW, flag="--normalize")] = False,
+    eps: Annotated[float, _option("Clip probabilities that are nearer to 0 or 1.", _HOW, show_default=True)] = 0.0,
+    sum_tol: Annotated[float, _option("How far a row's sum may be from 1.", _HOW, show_default=True)] = 1e-3,
+    temperature: Annotated[float, _option("Divide logits by it.", _HOW, show_default=True)] = 1.0,
+    invalid: Annotated[
+        Invalid,
+        _option("Rows with a NaN: raise an error, or count and leave out.", _HOW, show_default=True, metavar="DO"),
+    ] = Invalid.stop,
+    top_k: Annotated[str, _option("Accuracies to count.", _SHOW, show_default=True, metavar="K,K")] = "1,5",
+    bins: Annotated[int, _option("Bins of the calibration.", _SHOW, show_default=True)] = 15,
+    worst: Annotated[int, _option("Rows of highest NLL to keep.", _SHOW, show_default=True)] = 20,
+    json: JsonOption = None,
+) -> None:
+    """Score predictions against the truth.
+
+    fastxent score logits.npy labels.npy
+
+    fastxent score predictions.parquet --columns 'p_*' --target-column y --kind probs
+    """
+    _refuse_bad_json_path(json)
+    from fastxent.files.scan import Scan, Wanted
+
+    wanted = Wanted(columns, target_column, weight_column, id_column, predictions_key, target_key, axis)
+    scan = Scan(predictions, target, wanted)
+
+    from fastxent.scoring import Scorer
+
+    scorer = Scorer(
+        kind=kind.value.replace("-", "_"),
+        n_classes=scan.n_classes,
+        ignore_index=ignore_index,
+        normalize=normalize,
+        eps=eps,
+        sum_tol=sum_tol,
+        temperature=temperature,
+        top_k=_whole_numbers(top_k, "--top-k"),
+        bins=bins,
+        worst=worst,
+        invalid=invalid.value,
+    )
+    begin = time.perf_counter()
+    with _progress() as tell:
+        tell("compiling, or loading what is compiled", 0.0, 0, 0)
+        for chunk in scan:
+            start = scan.rows_read - chunk.n_rows
+            try:
+                scorer.update(chunk.predictions, chunk.target, start=start, ids=chunk.ids, sample_weight=chunk.weight)
+            except (ValueError, TypeError) as error:
+                if start:
+                    raise type(error)(f"{error} (rows counted from row {start} of the file)") from None
+                raise
+            tell("scoring", scan.fraction, scan.rows_read, scan.bytes_read)
+    result = scorer.result()
+    elapsed_s = time.perf_counter() - begin
+    if json is not None:
+        _write_json(result.to_dict(), json)
+    if json != "-":
+        from fastxent.cards import score_card, show
+
+        title = predictions if target is None else f"{predictions}, {target}"
+        show(score_card(result, title, scan.bytes_read, elapsed_s))
+
+
+@app.command()
+def demo(
+    json: JsonOption = None,
+    files: Annotated[int | None, _option("Read so many source files alone: a quick look.", metavar="N")] = None,
+) -> None:
+    """Score millions of real predictions that need no download.
+
+    Three models predict every next byte in a third of Python's own standard library, after counting bytes, pairs and
+    triples in the rest.
+    """
+    _refuse_bad_json_path(json)
+    from fastxent import demo as demonstration
+
+    with _progress() as tell:
+        result = demonstration.run(files, lambda what, fraction, rows: tell(what, fraction, rows, 1024 * rows))
+    if json is not None:
+        _write_json(demonstration.to_dict(result), json)
+    if json != "-":
+        from fastxent.cards import demo_card, show
+
+        show(demo_card(result))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        ``sys.argv[1:]`` unless given.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: _complain("warning", str(message))  # type: ignore[assignment]
+            code = app(arguments or ["--help"], prog_name="fastxent", standalone_mode=False)
+            sys.stdout.flush()
+        return int(code or OK)
+    except KeyboardInterrupt:
+        pass
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename is not None else ""
+        return _complain("error", f"{name}{(error.strerror or str(error)).lower()}" if name else str(error))
+    except (ValueError, TypeError, ImportError, MemoryError) as error:
+        return _complain("error", str(error) or type(error).__name__)
+    except Exception as error:
+        # Typer's errors have no public class in common over its versions.
+        if hasattr(error, "format_message"):
+            return _complain("error", f"{error.format_message()} (see fastxent --help)")
+        if type(error).__name__ != "Abort":  # what Typer makes of Ctrl-C
+            raise
+    _complain("interrupted", "nothing was written")
+    return INTERRUPTED
+
+
+def _complain(what: str, message: str) -> int:
+    print(f"fastxent: {what}: {' '.join(message.split())}", file=sys.stderr)
+    return WRONG
+
+
+def _whole_numbers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{option}: {text!r} is not whole numbers with commas, such as 1,5") from None
+
+
+def _refuse_bad_json_path(path: str | None) -> None:
+    """Raise before the work, not after it."""
+    if path is not None and path != "-":
+        folder = os.path.dirname(os.path.abspath(path))
+        if os.path.isdir(path) or not os.access(folder, os.W_OK):
+            raise ValueError(f"--json: cannot write {path}")
+
+
+def _write_json(figures: dict[str, Any], path: str) -> None:
+    """Write to standard output, or a file that appears whole or not at all."""
+    import json
+    import tempfile
+
+    text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
+    if path == "-":
+        sys.stdout.write(text)
+        return
+    folder, name = os.path.split(os.path.abspath(path))
+    handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # as open() would have made it
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, float, int, int], None]]:
+    """A function to call with (what, fraction done, rows, bytes): a bar on a terminal, nothing in a pipe."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}", style="cyan"),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task, begin, last = progress.add_task("starting", total=1.0, rate=""), time.perf_counter(), ""
+
+        def tell(what: str, fraction: float, rows: int, n_bytes: int) -> None:
+            nonlocal begin, last
+            if what != last and rows == 0:
+                begin, last = time.perf_counter(), what
+            elapsed_s = max(time.perf_counter() - begin, 1e-9)
+            rate = f"{rows / elapsed_s:,.0f} rows/s  {n_bytes / elapsed_s / 1e9:.2f} GB/s" if rows else ""
+            progress.update(task, description=what, completed=fraction, rate=rate)
+
+        yield tell
+
+
+if __name__ == "__main__":
+    sys.exit(main())
