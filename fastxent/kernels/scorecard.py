@@ -12,6 +12,7 @@ import numpy as np
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastxent.kernels.elementary import exp, log1p
 from fastxent.kernels.exactsum import (
     STATE_SIZE,
     compact_sum_add,
@@ -29,23 +30,22 @@ from fastxent.kernels.simd import bits, fma
 KEPT, IGNORED, INVALID, PAIRS_USED, SPILL_USED, WORST_USED, N_COUNTS = range(7)
 
 # Tally.sums. l: NLL, s: sample weight (1 without weights), r = fl(s l). Squares are in two words (x^2 = high + low
-# exactly), so that the variance, taken in rational arithmetic, does not cancel. The columns from S on exist with weights
-# only.
+# exactly), so that the variance, taken in rational arithmetic, does not cancel. The columns from S on are for weights.
 R, RR_HIGH, RR_LOW, ENTROPY, CONFIDENCE, BRIER, N_PLAIN = range(7)
 S, SS_HIGH, SS_LOW, SR_HIGH, SR_LOW, HITS = range(6, 12)
 N_SUMS = 12
 
 BLOCK = 512  # rows whose columns stay in the first-level cache between the row loop and the exact sums
 
-# Tally.nll_rows: NLL below 2^FIRST_OCTAVE (0 included); then QUARTERS bins an octave, bounded by 2^k {1, 1.25, 1.5, 1.75};
+# Tally.nll_rows: NLL below 2^FIRST_OCTAVE (0 included); then QUARTERS bins an octave, from 2^k {1, 1.25, 1.5, 1.75} on;
 # then finite NLL of 2^LAST_OCTAVE and above; then infinity. The index is in the number's bits.
 FIRST_OCTAVE, LAST_OCTAVE, QUARTERS = -20, 7, 4
 N_NLL = (LAST_OCTAVE - FIRST_OCTAVE) * QUARTERS + 3
 NLL_BASE = (FIRST_OCTAVE + 1023) * QUARTERS - 1
 
 # Tally.score_rows, two classes: rows by label and by the probability of class 1, for the area under the ROC curve. With
-# p = 1 - confidence <= 1/2, a bin is a relative step of 2^-SCORE_BITS in p, centred on the step (so that 1/2, 1/4, ... are
-# not on an edge), for 2^-SCORE_OCTAVES / 2 <= p; below that one bin. SCORE_HALF is the bin of p = 1/2.
+# p = 1 - confidence <= 1/2, a bin is a relative step of 2^-SCORE_BITS in p, with 1/2, 1/4, ... amid their bins, not on
+# an edge; what is below 2^-SCORE_OCTAVES / 2 shares one bin. SCORE_HALF is the bin of p = 1/2.
 SCORE_BITS, SCORE_OCTAVES = 11, 32
 SCORE_HALF = SCORE_OCTAVES << SCORE_BITS
 N_SCORES = 2 * SCORE_HALF + 1
@@ -94,9 +94,9 @@ def _square_low(x, y, high):
 
 @intrinsic
 def borrowed(typingctx, array):
-    """The same array without its reference count, which inlined helpers would raise and lower, atomically, at every call.
+    """The same array without its reference count, for use inside the function that holds the array.
 
-    For use inside the function that holds the array.
+    Inlined helpers would otherwise raise and lower the count, atomically, at every call: most of a row's time.
     """
 
     def codegen(context, builder, signature, args):
@@ -121,7 +121,7 @@ def _add_to_group(counts, slots, spill_index, spill, group, x):
 
 @inline
 def confidence_bin(confidence, edges):
-    """The bin k with edges[k] < confidence <= edges[k + 1]; 0 is in the first, what exceeds the last edge in the last."""
+    """The bin k with edges[k] < confidence <= edges[k + 1]; 0 is in the first, what exceeds 1 in the last."""
     n_bins = edges.size - 1
     k = min(max(int(confidence * n_bins), 0), n_bins - 1)
     while k > 0 and confidence <= edges[k]:
@@ -151,7 +151,7 @@ def score_bin(confidence, predicted):
 
 @inline
 def _pair_slot(keys, key):
-    """Where a pair is or belongs in the open-addressing table; there is always a free slot. Its size is a power of two."""
+    """Where a pair is or belongs in the open-addressing table: a power of two slots, some of them free."""
     mask = keys.size - 1
     k = np.int64((np.uint64(key) * GOLDEN) >> np.uint64(32)) & mask
     while keys[k] != 0 and keys[k] != key:
@@ -246,13 +246,12 @@ def accumulate_chunk(rows, labels, weights, ids, first_id, tops, edges, start, s
     counts, pair_keys, pair_rows = borrowed(tally.counts), borrowed(tally.pair_keys), borrowed(tally.pair_rows)
     slots, spill_index, spill = borrowed(tally.slots), borrowed(tally.spill_index), borrowed(tally.spill)
     worst_nll, worst_id, worst_label = borrowed(tally.worst_nll), borrowed(tally.worst_id), borrowed(tally.worst_label)
-    labels, weights, ids, tops, edges = (
-        borrowed(labels), borrowed(weights), borrowed(ids), borrowed(tops), borrowed(edges)
-    )
+    labels, weights, ids = borrowed(labels), borrowed(weights), borrowed(ids)
+    tops, edges = borrowed(tops), borrowed(edges)
     n_classes = class_rows.shape[0]
     n_bins = bin_rows.shape[0]
-    # The groups, in order: NLL by label, confidence by bin; weight by label, of hits by label, by prediction, by bin, of
-    # hits by bin, by rank, by label and score.
+    # The groups, in order: NLL by label, confidence by bin; weight by label, of hits by label, by prediction, by bin,
+    # of hits by bin, by rank, by label and score.
     weight_group = n_classes + n_bins
     bin_group = weight_group + 3 * n_classes
     top_group = bin_group + 2 * n_bins
@@ -381,7 +380,11 @@ def rehash(pair_keys, pair_rows, more_keys, more_rows):
 def weigh_counts(slots, first, rows):
     """Add numbers of rows, as weights of 1.0 each, to the grouped sums first, first + 1, ..."""
     for k in range(rows.size):
-        compact_sum_add(slots[first + k], np.float64(rows[k]))
+        rest = rows[k]
+        while rest > 0:  # in parts that a compact sum can hold
+            part = min(rest, np.int64(1) << 33)
+            compact_sum_add(slots[first + k], np.float64(part))
+            rest -= part
 
 
 @compiled
@@ -401,3 +404,20 @@ def group_state(slots, spill_index, spill, group, state):
     index = spill_index[group]
     if index != 0:
         exact_sum_merge(state, spill[index - 1])
+
+
+@compiled
+def exponential(x):
+    """e^x from Python, without libm: the same bits on every machine."""
+    return exp(np.float64(x))
+
+
+@compiled
+def prior_nll(weights, total):
+    """The mean NLL (nats) of predicting each class with its frequency: the exact sum of (w / total) ln(total / w)."""
+    state = np.zeros(STATE_SIZE, np.int64)
+    for k in range(weights.size):
+        w = weights[k]
+        if w > 0.0:
+            exact_sum_add(state, w / total * log1p((total - w) / w))  # keeps its accuracy where w is nearly all
+    return exact_sum_value(state)

@@ -1,0 +1,245 @@
+"""A score card's state: what its options are, what its rows add up to, and the file that keeps both.
+
+The figures are made from it in score_result.py. Every part of it merges exactly and in any order.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import secrets
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastxent.kernels import scorecard as card
+from fastxent.kernels.exactsum import COMPACT_SIZE, STATE_SIZE, exact_sum_add, exact_sum_merge
+
+# Raised whenever the same rows could give other bits than before: the kernels' arithmetic, or the card's boundaries.
+ARITHMETIC = 1
+
+_MAGIC = b"fastxent score state 1\n"
+_SPILL_ROOM = 64
+_PAIR_ROOM = 1 << 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a score card is asked for: parts merge only where all of it agrees. See `fastxent.score`."""
+
+    kind: str
+    ignore_index: int | None
+    eps: float
+    normalize: bool
+    sum_tol: float
+    temperature: float
+    top_k: tuple[int, ...]
+    bins: int
+    worst: int
+    invalid: str
+
+
+class State:
+    """The options, a tally of the kernels, and the rows that it covers.
+
+    Attributes
+    ----------
+    options : Options
+    n_classes : int
+    hard : bool
+        Whether the targets are class indices.
+    weighted : bool
+        Whether rows came with weights: the tally then sums weights too, 1.0 for a row that came without.
+    tally : Tally
+    """
+
+    def __init__(self, options: Options, n_classes: int, hard: bool, weighted: bool = False) -> None:
+        self.options, self.n_classes, self.hard, self.weighted = options, n_classes, hard, weighted
+        self.tops = np.array(options.top_k, np.int64)
+        self.edges = np.arange(options.bins + 1) / options.bins
+        self.tally = self._empty_tally()
+
+    def _empty_tally(self) -> card.Tally:
+        c, bins, worst = (self.n_classes if self.hard else 0), self.options.bins, self.options.worst
+        dense = c * c <= card.DENSE_PAIRS
+        groups = card.n_groups(c, bins, self.tops.size, self.weighted)
+
+        def zeros(*shape: int) -> np.ndarray:
+            return np.zeros(shape, np.int64)
+
+        return card.Tally(
+            counts=zeros(card.N_COUNTS + self.tops.size),
+            sums=zeros(card.N_SUMS, STATE_SIZE),
+            class_rows=zeros(c, 3),
+            bin_rows=zeros(bins, 2),
+            nll_rows=zeros(card.N_NLL),
+            score_rows=zeros(2, card.N_SCORES if c == 2 else 0),
+            pair_keys=zeros(0 if dense else _PAIR_ROOM),
+            pair_rows=zeros(c * c if dense else _PAIR_ROOM),
+            slots=zeros(groups, COMPACT_SIZE),
+            spill_index=zeros(groups),
+            spill=zeros(_SPILL_ROOM, STATE_SIZE),
+            worst_nll=np.zeros(worst),
+            worst_id=zeros(worst),
+            worst_label=zeros(worst),
+        )
+
+    def twin(self, weighted: bool) -> "State":
+        """An empty state for the same kind of rows."""
+        return State(self.options, self.n_classes, self.hard, weighted)
+
+    def add(
+        self, rows: Any, labels: np.ndarray, weights: np.ndarray, ids: np.ndarray, first_id: int, start: int, stop: int
+    ) -> None:
+        """Add rows start .. stop - 1 of per-row arrays (see `accumulate_chunk`), and make room as they need it."""
+        if weights.size:
+            self.weigh()
+        elif self.weighted:
+            weights = np.ones(stop)
+        while True:
+            start = card.accumulate_chunk(
+                rows, labels, weights, ids, first_id, self.tops, self.edges, start, stop, self.tally
+            )
+            if start >= stop:
+                return
+            self._grow(1, 8 + self.tops.size)
+
+    def merge(self, other: "State") -> None:
+        """Add another state's rows; `other` stays as it is, in its figures."""
+        if other.weighted:
+            self.weigh()
+        elif self.weighted:
+            copy = State(other.options, other.n_classes, other.hard)
+            copy.merge(other)
+            copy.weigh()
+            other = copy
+        self._grow(int(other.tally.counts[card.PAIRS_USED]), int(other.tally.counts[card.SPILL_USED]))
+        card.merge_tally(self.tally, other.tally)
+
+    def weigh(self) -> None:
+        """Turn counts of rows into sums of weights of 1.0: from here on rows have weights."""
+        if self.weighted:
+            return
+        self.weighted = True
+        old = self.tally
+        counts, slots, c, bins = old.counts, old.slots, old.class_rows.shape[0], self.options.bins
+        n = float(counts[card.KEPT])
+        for into, x in ((card.S, n), (card.SS_HIGH, n), (card.HITS, float(old.class_rows[:, 1].sum()))):
+            exact_sum_add(old.sums[into], x)
+        exact_sum_merge(old.sums[card.SR_HIGH], old.sums[card.R])
+        groups = card.n_groups(c, bins, self.tops.size, weighted=True)
+        more = np.zeros((groups, COMPACT_SIZE), np.int64)
+        more[: slots.shape[0]] = slots
+        index = np.zeros(groups, np.int64)
+        index[: slots.shape[0]] = old.spill_index
+        if c:
+            rows = [*old.class_rows.T, *old.bin_rows.T, counts[card.N_COUNTS :], old.score_rows.ravel()]
+            card.weigh_counts(more, slots.shape[0], np.concatenate(rows))
+        self.tally = old._replace(slots=more, spill_index=index)
+
+    def _grow(self, pairs: int, spilled: int) -> None:
+        """Make room for so many more pairs and spilled groups."""
+        tally = self.tally
+        if tally.pair_keys.size:
+            size, need = tally.pair_keys.size, 2 * (int(tally.counts[card.PAIRS_USED]) + pairs)
+            if need > size:
+                while size < need:
+                    size *= 2
+                keys, rows = np.zeros(2 * size, np.int64), np.zeros(2 * size, np.int64)
+                card.rehash(keys, rows, tally.pair_keys, tally.pair_rows)
+                tally = tally._replace(pair_keys=keys, pair_rows=rows)
+        size, need = tally.spill.shape[0], int(tally.counts[card.SPILL_USED]) + spilled
+        if need > size:
+            spill = np.zeros((max(need, 2 * size), STATE_SIZE), np.int64)
+            spill[:size] = tally.spill
+            tally = tally._replace(spill=spill)
+        self.tally = tally
+
+    # The file: magic, the header's length, the header (JSON), the arrays' bytes (deflated), SHA-256 of all that.
+
+    def to_bytes(self, more: dict[str, Any]) -> bytes:
+        """The state and whatever JSON-able facts go with it, in a self-describing form."""
+        arrays = {name: a.astype(a.dtype.newbyteorder("<")) for name, a in self.tally._asdict().items()}
+        header = {
+            **more,
+            "arithmetic": ARITHMETIC,
+            "options": dataclasses.asdict(self.options),
+            "n_classes": self.n_classes,
+            "hard": self.hard,
+            "weighted": self.weighted,
+            "arrays": {name: [a.dtype.str, a.shape] for name, a in arrays.items()},
+        }
+        head = json.dumps(header).encode()
+        body = zlib.compress(b"".join(a.tobytes() for a in arrays.values()), 1)
+        content = _MAGIC + len(head).to_bytes(8, "little") + head + body
+        return content + hashlib.sha256(content).digest()
+
+
+def read_state(content: bytes, name: str) -> tuple[State, dict[str, Any]]:
+    """What `State.to_bytes` wrote: the state and its header. ValueError where it is anything else."""
+    if not content.startswith(_MAGIC[:21]):
+        raise ValueError(f"{name}: not a fastxent score state")
+    if not content.startswith(_MAGIC):
+        raise ValueError(f"{name}: a score state of another format; this fastxent reads format 1")
+    if len(content) < len(_MAGIC) + 40 or hashlib.sha256(content[:-32]).digest() != content[-32:]:
+        raise ValueError(f"{name}: the score state is damaged or cut short")
+    at = len(_MAGIC) + 8
+    end = at + int.from_bytes(content[at - 8 : at], "little")
+    header = json.loads(content[at:end])
+    if header["arithmetic"] != ARITHMETIC:
+        raise ValueError(
+            f"{name}: made with arithmetic version {header['arithmetic']}, but this fastxent has {ARITHMETIC}: "
+            "its rows would not give the same bits; score them again"
+        )
+    options = {**header["options"], "top_k": tuple(header["options"]["top_k"])}
+    state = State(Options(**options), header["n_classes"], header["hard"], header["weighted"])
+    body, position, arrays = zlib.decompress(content[end:-32]), 0, {}
+    for key, (dtype, shape) in header["arrays"].items():
+        flat = np.frombuffer(body, dtype, int(np.prod(shape, dtype=object)), position)
+        position += flat.nbytes
+        arrays[key] = flat.reshape(shape).astype(flat.dtype.newbyteorder("="))
+    tally = card.Tally(**arrays)
+    _refuse_odd(tally, state.tally, name)
+    state.tally = tally
+    return state, header
+
+
+def _refuse_odd(tally: card.Tally, expected: card.Tally, name: str) -> None:
+    """The kernels index by what a state holds: refuse one that they could not have made."""
+    for key, array in expected._asdict().items():
+        found, grows = getattr(tally, key), key in ("pair_keys", "pair_rows", "spill")
+        if found.dtype != array.dtype or found.shape[grows:] != array.shape[grows:]:
+            raise ValueError(f"{name}: {key} of the score state has shape {found.shape}, not {array.shape}")
+    counts, keys, n_classes = tally.counts, tally.pair_keys, tally.class_rows.shape[0]
+    sound = (
+        (counts >= 0).all()
+        and counts[card.WORST_USED] <= tally.worst_nll.size
+        and counts[card.SPILL_USED] <= tally.spill.shape[0]
+        and bool(((tally.spill_index >= 0) & (tally.spill_index <= counts[card.SPILL_USED])).all())
+        and (keys.size == 0) == (expected.pair_keys.size == 0)
+        and keys.size & (keys.size - 1) == 0
+        and tally.pair_rows.size == (keys.size or expected.pair_rows.size)
+        and np.count_nonzero(keys) == counts[card.PAIRS_USED] <= keys.size // 2
+        and bool(((keys >= 0) & (keys <= n_classes * n_classes)).all())
+    )
+    if not sound:
+        raise ValueError(f"{name}: the score state contradicts itself")
+
+
+def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write aside, flush to the disk, move into place: a reader finds the old file or the new one, whole."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise

@@ -1,0 +1,451 @@
+"""The score card: `score` for arrays at hand, `Scorer` for predictions that come in parts."""
+
+import operator
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastxent import checks
+from fastxent.arrays import as_array
+from fastxent.checks import Batch
+from fastxent.kernels import batch as kernels
+from fastxent.score_result import ClassTable, Confusion, Histogram, Reliability, Score, WorstRow, summarise
+from fastxent.score_state import Options, State, read_state, write_atomically
+from fastxent.slices import INT64_MAX
+from fastxent.threads import current_threads, limited
+
+__all__ = ["ClassTable", "Confusion", "Histogram", "Reliability", "Score", "Scorer", "WorstRow", "score"]
+
+SLICE_ROWS = 1 << 16
+SLICE_BYTES = 1 << 26
+PARALLEL_ROWS = 1 << 13  # fewer rows than this are accumulated on one thread
+INVALID_RANK = -2
+NO_LABELS = np.empty(0, np.int64)
+
+
+def score(
+    predictions: ArrayLike,
+    target: ArrayLike,
+    *,
+    kind: str = "logits",
+    n_classes: int | None = None,
+    ids: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    sample_weight: ArrayLike | None = None,
+    eps: float = 0.0,
+    normalize: bool = False,
+    sum_tol: float = 1e-3,
+    temperature: float = 1.0,
+    top_k: "int | tuple[int, ...]" = (1, 5),
+    bins: int = 15,
+    worst: int = 20,
+    invalid: str = "raise",
+    axis: int = -1,
+    threads: int | None = None,
+) -> Score:
+    """Score predictions against the truth: every figure of a `Score`, from one pass over memory.
+
+    Parameters
+    ----------
+    predictions : array, shape (..., C), float16, bfloat16, float32, float64 or integers
+        Logits, log-probabilities or probabilities; any strides.
+    target : integer array, shape (...), or floating array of the predictions' shape
+        Class indices, or distributions, which give the figures that need no class index.
+    kind : {"logits", "log_probs", "probs"}
+        What the predictions are.
+    n_classes : int, optional
+        C, to be checked.
+    ids : integer array, shape (...), optional
+        Names of the rows, for the worst ones; the position by default.
+    ignore_index : int, optional
+        Rows with this label are not read.
+    sample_weight : array, shape (...), optional
+        Non-negative weights of the rows.
+    eps, normalize, sum_tol
+        For probabilities, as in `log_loss`.
+    temperature : float
+        Divides logits.
+    top_k : int or tuple of int
+        The k of the top-k accuracies.
+    bins : int
+        Bins of the reliability diagram.
+    worst : int
+        How many of the worst rows to list.
+    invalid : {"raise", "count"}
+        What to do about rows with a NaN or +inf, or all -inf: refuse them, or count them and leave them out.
+    axis : int
+        The class axis.
+    threads : int, optional
+        At most so many threads; never changes the result.
+
+    Returns
+    -------
+    Score
+        In nats, except where it says bits.
+
+    Raises
+    ------
+    ValueError, TypeError
+        One line that names the argument, the first offending row and the value.
+
+    References
+    ----------
+    Guo, Pleiss, Sun, Weinberger: On calibration of modern neural networks, ICML (2017).
+
+    Examples
+    --------
+    >>> import numpy as np, fastxent
+    >>> logits = np.array([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
+    >>> card = fastxent.score(logits, np.array([0, 1, 1]), top_k=(1, 2))
+    >>> card.accuracy, card.top_k_accuracy[2], round(card.nll, 6)
+    (0.6666666666666666, 1.0, 0.986955)
+    """
+    scorer = Scorer(
+        kind=kind,
+        n_classes=n_classes,
+        ignore_index=ignore_index,
+        eps=eps,
+        normalize=normalize,
+        sum_tol=sum_tol,
+        temperature=temperature,
+        top_k=top_k,
+        bins=bins,
+        worst=worst,
+        invalid=invalid,
+        axis=axis,
+        threads=threads,
+    )
+    return scorer.update(predictions, target, ids=ids, sample_weight=sample_weight).result()
+
+
+class Scorer:
+    """A score card that is filled in parts. Parts merged in any order give the bits of the whole.
+
+    Parameters
+    ----------
+    kind, n_classes, ignore_index, eps, normalize, sum_tol, temperature, top_k, bins, worst, invalid, axis, threads
+        As in `score`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        One line that names the argument.
+
+    Examples
+    --------
+    >>> import numpy as np, fastxent
+    >>> logits, labels = np.array([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), np.array([0, 1, 1])
+    >>> first, second = fastxent.Scorer(), fastxent.Scorer()
+    >>> first.update(logits[:1], labels[:1], start=0).result().n
+    1
+    >>> second.update(logits[1:], labels[1:], start=1).merge(first).result() == fastxent.score(logits, labels)
+    True
+    """
+
+    def __init__(
+        self,
+        *,
+        kind: str = "logits",
+        n_classes: int | None = None,
+        ignore_index: int | None = None,
+        eps: float = 0.0,
+        normalize: bool = False,
+        sum_tol: float = 1e-3,
+        temperature: float = 1.0,
+        top_k: "int | tuple[int, ...]" = (1, 5),
+        bins: int = 15,
+        worst: int = 20,
+        invalid: str = "raise",
+        axis: int = -1,
+        threads: int | None = None,
+    ) -> None:
+        checks.as_kind(kind)
+        has_ignore, index = checks.as_ignore_index(ignore_index)
+        eps, normalize, sum_tol = checks.as_log_loss_options(eps, normalize, sum_tol)
+        top_k = tuple(top_k) if isinstance(top_k, (tuple, list)) else (top_k,)
+        if invalid not in ("raise", "count"):
+            raise ValueError(f"invalid: {invalid!r} is not one of 'raise', 'count'")
+        self._options = Options(
+            kind=kind,
+            ignore_index=index if has_ignore else None,
+            eps=eps,
+            normalize=normalize,
+            sum_tol=sum_tol,
+            temperature=checks.as_temperature(temperature),
+            top_k=tuple(sorted({_whole(k, "top_k", 1) for k in top_k})),
+            bins=_whole(bins, "bins", 1, 10_000),
+            worst=_whole(worst, "worst", 0, 1_000_000),
+            invalid=invalid,
+        )
+        self._axis, self._threads = axis, threads
+        self._n_classes = None if n_classes is None else _whole(n_classes, "n_classes", 1)
+        self._state: State | None = None
+        self._claimed: list[tuple[int, int]] = []
+        self._next = 0
+
+    @property
+    def rows(self) -> tuple[tuple[int, int], ...]:
+        """The rows covered by updates with `start`, as sorted, disjoint (first, last + 1)."""
+        return tuple(self._claimed)
+
+    def update(
+        self,
+        predictions: ArrayLike,
+        target: ArrayLike,
+        *,
+        start: int | None = None,
+        ids: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> "Scorer":
+        """Add rows.
+
+        Parameters
+        ----------
+        predictions, target, sample_weight
+            As in `score`.
+        start : int, optional
+            The position of the first of these rows in the whole. Rows that were covered before are then refused, here
+            and in merge. By default rows are counted on.
+        ids : integer array, shape (...), optional
+            Names of the rows, for the worst ones; by default their positions.
+
+        Returns
+        -------
+        Scorer
+            This one.
+
+        Raises
+        ------
+        ValueError, TypeError
+            One line that names the argument, the first offending row and the value. Nothing was added then.
+        """
+        options = self._options
+        arrays = predictions, target, self._axis, None, sample_weight
+        batch = checks.as_batch("predictions", *arrays, options.ignore_index)
+        z = batch.predictions
+        if self._n_classes is not None and z.n_classes != self._n_classes:
+            raise ValueError(f"predictions: {z.n_classes} classes, but this score card has {self._n_classes}")
+        if self._state is not None and batch.is_hard != self._state.hard:
+            raise ValueError("target: class indices and distributions do not go into one score card")
+        first = self._next if start is None else _whole(start, "start", 0)
+        claimed = self._claimed
+        if start is not None and z.n_rows:
+            claimed = _joined([*claimed, (first, first + z.n_rows)], "start")
+        names = _as_ids(ids, z.shape)
+        state = self._state or State(options, z.n_classes, batch.is_hard)
+        with limited(self._threads):
+            self._state = self._add(state, batch, names, first)
+        self._n_classes = z.n_classes
+        self._claimed, self._next = claimed, first + z.n_rows
+        return self
+
+    def _add(self, state: State, batch: Batch, names: np.ndarray | None, first: int) -> State:
+        """The state with a batch's rows added; what fails halfway leaves it as it was."""
+        n_rows, n_classes = batch.predictions.n_rows, batch.predictions.n_classes
+        max_rows = max(1, min(SLICE_ROWS, SLICE_BYTES // (8 * n_classes)))
+        rows = _new_rows(min(n_rows, max_rows))
+        threads = current_threads() if n_rows >= PARALLEL_ROWS and n_classes <= 4096 else 1
+        weighted = state.weighted or batch.sample_weight is not None
+        parts: list[State] = []
+        with ThreadPoolExecutor(max(1, threads - 1)) as pool:  # starts no thread until one is asked for
+            for start, stop, z, t, s in batch.slices(max_rows):
+                n = stop - start
+                if not parts:
+                    whole = n == n_rows and threads == 1  # nothing can fail after its only slice has been read
+                    parts = [state] if whole else [state.twin(weighted) for _ in range(threads)]
+                some = rows if n == rows.nll.size else kernels.ScoreRows(*(column[:n] for column in rows))
+                self._score_rows(batch, start, z, t, some)
+                ids = NO_LABELS if names is None else names[start:stop]
+                labels = t if batch.is_hard else NO_LABELS
+                cuts = [n * k // len(parts) for k in range(len(parts) + 1)]
+                work = [
+                    (part, some, labels, s, ids, first + start, low, high)
+                    for part, low, high in zip(parts, cuts, cuts[1:])
+                ]
+                others = [pool.submit(State.add, *arguments) for arguments in work[1:]]
+                State.add(*work[0])
+                for other in others:
+                    other.result()
+        for part in parts:
+            if part is not state:
+                state.merge(part)
+        return state
+
+    def _score_rows(self, batch: Batch, start: int, z: np.ndarray, t: np.ndarray, rows: Any) -> None:
+        """Fill the per-row figures of one slice; every error about a row is raised here."""
+        o, kind = self._options, checks.KINDS.index(self._options.kind)
+        if batch.is_hard:
+            status = kernels.score_rows(
+                kind, z, t, batch.has_ignore, batch.ignore_index, o.eps, o.normalize, o.sum_tol, o.temperature, rows
+            )
+        else:
+            status = kernels.score_rows_soft(kind, z, t, o.eps, o.normalize, o.sum_tol, o.temperature, rows)
+        if status[0] >= 0:
+            raise batch.error(start + int(status[0]), int(status[1]))
+        if o.invalid == "raise" and rows.rank.size and rows.rank.min() == INVALID_RANK:
+            at = checks.where(start + checks.first(rows.rank == INVALID_RANK), batch.predictions.shape)
+            raise ValueError(f"predictions: {at} has a NaN or +inf, or only -inf; invalid='count' leaves such rows out")
+
+    def merge(self, other: "Scorer") -> "Scorer":
+        """Add the rows of another score card with the same options.
+
+        Parameters
+        ----------
+        other : Scorer
+            Stays as it is.
+
+        Returns
+        -------
+        Scorer
+            This one.
+
+        Raises
+        ------
+        ValueError
+            Where the options or classes differ, or both cover a row.
+        """
+        if not isinstance(other, Scorer):
+            raise TypeError(f"other: {type(other).__name__} is not a Scorer")
+        if other is self:
+            raise ValueError("other: a score card cannot be merged with itself")
+        for name, mine in vars(self._options).items():
+            if mine != getattr(other._options, name):
+                raise ValueError(f"other: has {name}={getattr(other._options, name)!r}, this score card {mine!r}")
+        if None not in (self._n_classes, other._n_classes) and self._n_classes != other._n_classes:
+            raise ValueError(f"other: has {other._n_classes} classes, this score card {self._n_classes}")
+        claimed = _joined([*self._claimed, *other._claimed], "other")
+        if other._state is not None:
+            state = self._state or other._state.twin(other._state.weighted)
+            if state.hard != other._state.hard:
+                raise ValueError("other: class indices and distributions do not go into one score card")
+            state.merge(other._state)
+            self._state = state
+        self._n_classes = self._n_classes or other._n_classes
+        self._claimed, self._next = claimed, max(self._next, other._next)
+        return self
+
+    def result(self) -> Score:
+        """Return the figures of the rows so far.
+
+        Returns
+        -------
+        Score
+            Means are NaN, with a RuntimeWarning, where no row was kept.
+
+        Examples
+        --------
+        >>> import fastxent
+        >>> fastxent.Scorer().update([[0.0, 1.0]], [1]).result().accuracy
+        1.0
+        """
+        result = summarise(self._some_state())
+        if not result.weight > 0:
+            warnings.warn("no row was scored, or each has weight 0: means are NaN", RuntimeWarning, stacklevel=2)
+        return result
+
+    def save(self, path: "str | os.PathLike[str]") -> None:
+        """Write the state to a file, which replaces an older one in one step.
+
+        Parameters
+        ----------
+        path : str or path
+            The file holds the options, the arithmetic's version, the rows covered and a checksum; no pickle.
+        """
+        write_atomically(path, self._to_bytes())
+
+    @classmethod
+    def load(cls, path: "str | os.PathLike[str]") -> "Scorer":
+        """Read what `save` wrote.
+
+        Parameters
+        ----------
+        path : str or path
+
+        Returns
+        -------
+        Scorer
+            One to go on with.
+
+        Raises
+        ------
+        ValueError
+            Where the file is damaged, cut short, of another kind, or of another version of the arithmetic.
+        """
+        scorer = cls.__new__(cls)
+        scorer._from_bytes(Path(path).read_bytes(), os.fspath(path))
+        return scorer
+
+    def __getstate__(self) -> bytes:
+        return self._to_bytes()
+
+    def __setstate__(self, content: bytes) -> None:
+        self._from_bytes(content, "state")
+
+    def _some_state(self) -> State:
+        return self._state or State(self._options, self._n_classes or 0, hard=bool(self._n_classes))
+
+    def _to_bytes(self) -> bytes:
+        facts = {
+            "known_classes": self._n_classes,
+            "started": self._state is not None,
+            "rows": self._claimed,
+            "next": self._next,
+            "axis": self._axis,
+            "threads": self._threads,
+        }
+        return self._some_state().to_bytes(facts)
+
+    def _from_bytes(self, content: bytes, name: str) -> None:
+        state, header = read_state(content, name)
+        self._options, self._state = state.options, state if header["started"] else None
+        self._n_classes, self._next = header["known_classes"], header["next"]
+        self._claimed = [(low, high) for low, high in header["rows"]]
+        self._axis, self._threads = header["axis"], header["threads"]
+
+
+def _new_rows(n: int) -> Any:
+    """Room for the per-row figures of n rows."""
+    return kernels.ScoreRows(*(np.empty(n) for _ in range(4)), *(np.empty(n, np.int64) for _ in range(2)))
+
+
+def _whole(value: Any, name: str, low: int, high: int = INT64_MAX // 2) -> int:
+    """An integer from low to high."""
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: {value!r:.60} is not an integer")
+    number = operator.index(value)
+    if not low <= number <= high:
+        raise ValueError(f"{name}: {number} is outside {low}..{high}")
+    return number
+
+
+def _as_ids(ids: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Names of the rows: int64, contiguous, flat."""
+    if ids is None:
+        return None
+    array, _ = as_array(ids, "ids")
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"ids: dtype {array.dtype} is not supported; need integers")
+    if array.shape != shape:
+        raise ValueError(f"ids: shape {array.shape}; need one a row, shape {shape}")
+    if array.dtype.kind == "u" and array.size and array.max() > INT64_MAX:
+        raise ValueError(f"ids: {array.max()} does not fit in 64 bits with a sign")
+    return np.ascontiguousarray(array, np.int64).reshape(-1)
+
+
+def _joined(ranges: list[tuple[int, int]], name: str) -> list[tuple[int, int]]:
+    """Ranges of rows, sorted and joined; none may overlap."""
+    joined: list[tuple[int, int]] = []
+    for low, high in sorted(ranges):
+        if joined and low < joined[-1][1]:
+            last = min(high, joined[-1][1]) - 1
+            raise ValueError(f"{name}: rows {low} to {last} are covered already; a row must be scored once")
+        if joined and low == joined[-1][1]:
+            joined[-1] = joined[-1][0], high
+        else:
+            joined.append((low, high))
+    return joined
