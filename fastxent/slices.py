@@ -158,10 +158,19 @@ def rows_cut(array: np.ndarray, start: int, stop: int, dtype: np.dtype) -> np.nd
     else:
         piece = array.flat[start:stop]
     if is_ready(piece, dtype):
-        return piece
+        return piece if piece.flags.writeable else np.asarray(_Unlocked(piece))
     if piece.dtype.kind == "u" and piece.dtype.itemsize == 8 and dtype == I64:
         piece = np.minimum(piece, np.uint64(INT64_MAX))  # stays out of range, where a cast would wrap to -1
     return piece.astype(dtype)
+
+
+class _Unlocked:
+    """Read-only memory under a type that allows writing: for read-only arrays Numba would compile all kernels again."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        interface = array.__array_interface__
+        self.__array_interface__ = interface | {"data": (interface["data"][0], False)}
+        self.array = array  # stays alive
 
 
 def row_of(z: Predictions, row: int) -> np.ndarray:

@@ -216,6 +216,18 @@ def test_one_hot_targets_of_any_dtype(dtype):
         np.testing.assert_allclose(expected, weights * fx.cross_entropy(logits, labels, reduction="none"), rtol=1e-6)
 
 
+def test_read_only_labels_and_weights_compile_nothing_more():
+    logits, labels, weights = example((40, 9))
+    options = {"weight": np.arange(9.0), "sample_weight": weights, "reduction": "none"}
+    expected = fx.cross_entropy(logits, labels, **options)
+    from fastxent.kernels.jit import REGISTER
+
+    compiled = {name: len(kernel.signatures) for name, kernel in REGISTER.items()}
+    options = {name: read_only(x) if name != "reduction" else x for name, x in options.items()}
+    same_bits(fx.cross_entropy(read_only(logits), read_only(labels), **options), expected)
+    assert compiled == {name: len(kernel.signatures) for name, kernel in REGISTER.items()}
+
+
 def test_soft_targets_follow_the_class_axis():
     logits, _, _ = example((3, 4, 5))
     target = probabilities(example((3, 4, 5), seed=5)[0])
