@@ -8,7 +8,8 @@ function                 range                                         error at 
 exp_shifted, float32     \|x\| <= 1024                                   1.1 · 2^-23
 exp_shifted, float64     \|x\| <= 1024                                   1.0 · 2^-52
 exp                      all, gradual underflow                        1.1 · 2^-52 (while normal)
-log, log1p               all, denormals included                       1.1 · 2^-52, 1.5 · 2^-52
+expm1                    x <= ln 2 / 2                                 2.0 · 2^-52
+log, log1p               all, denormals included                       1.0 · 2^-52
 =======================  ============================================  =================================
 
 exp: Cody and Waite, Software Manual for the Elementary Functions (1980), ch. 6: x = n·ln 2 + r with ln 2 in two words,
@@ -22,7 +23,6 @@ log, log1p: the reduction and the polynomial of FreeBSD's msun e_log.c and s_log
 import math
 
 import numpy as np
-from numba import types
 from numba.extending import overload
 
 from fastxent.kernels import simd
@@ -61,6 +61,12 @@ def _exp_tail32(r):
 @inline
 def _exp_tail64(r):
     """e^r on [-ln 2 / 2, ln 2 / 2] in float64; polynomial 2^-56."""
+    return _expm1_tail64(r) + 1.0
+
+
+@inline
+def _expm1_tail64(r):
+    """e^r - 1 on the same interval."""
     q = fma(r, 2.511009630403348889e-8, 2.7632716110097872761e-7)
     q = fma(q, r, 2.7557242213510690926e-6)
     q = fma(q, r, 0.00002480148716583870928)
@@ -70,7 +76,7 @@ def _exp_tail64(r):
     q = fma(q, r, 0.041666666666521526949)
     q = fma(q, r, 0.16666666666666674561)
     q = fma(q, r, 0.50000000000000102655)
-    return fma(q, r * r, r) + 1.0
+    return fma(q, r * r, r)
 
 
 @inline
@@ -106,47 +112,33 @@ def _exp_shifted_over64(x, scale, scale_low, magic):
 
 
 def exp_shifted(x, magic):
-    """e^x·2^-k, where magic = shift(x, k). The result must be a normal number."""
+    """e^x·2^-k, where magic = rounding(x) - k in every lane. The result must be a normal number."""
 
 
 def exp_shifted_over(x, scale, scale_low, magic):
     """e^(x·(scale + scale_low))·2^-k: the same for logits divided by a temperature, its inverse in two words."""
 
 
-def shift(like, k):
-    """The rounding constant that makes exp_shifted leave out a factor 2^k (an integer, as a float)."""
-
-
-def exponent_at(x):
-    """x / ln 2, rounded to an integer: the k that brings e^x near 1. For |x| <= MODERATE."""
-
-
-def _is32(kind):
-    return simd._element(kind) is types.float32
-
-
 @overload(exp_shifted, jit_options={"forceinline": True})
 def _exp_shifted(x, magic):
-    return (lambda x, magic: _exp_shifted32(x, magic)) if _is32(x) else (lambda x, magic: _exp_shifted64(x, magic))
+    return (lambda x, magic: _exp_shifted32(x, magic)) if simd.is_float32(x) else (lambda x, magic: _exp_shifted64(x, magic))
 
 
 @overload(exp_shifted_over, jit_options={"forceinline": True})
 def _exp_shifted_over(x, scale, scale_low, magic):
-    if _is32(x):
+    if simd.is_float32(x):
         return lambda x, scale, scale_low, magic: _exp_shifted_over32(x, scale, scale_low, magic)
     return lambda x, scale, scale_low, magic: _exp_shifted_over64(x, scale, scale_low, magic)
 
 
-@overload(shift, jit_options={"forceinline": True})
-def _shift(like, k):
-    return (lambda like, k: ROUND32 - k) if _is32(like) else (lambda like, k: ROUND64 - k)
+# The constant whose addition rounds to an integer; less k, it makes exp_shifted leave out a factor 2^k.
+rounding = simd.by_type(ROUND32, ROUND64)
 
 
-@overload(exponent_at, jit_options={"forceinline": True})
-def _exponent_at(x):
-    if _is32(x):
-        return lambda x: fma(x, np.float32(LOG2_E), ROUND32) - ROUND32
-    return lambda x: fma(x, LOG2_E, ROUND64) - ROUND64
+@inline
+def exponent_at(x):
+    """x / ln 2, rounded to an integer: the k that brings e^x near 1. For |x| <= MODERATE (a float64)."""
+    return fma(x, LOG2_E, ROUND64) - ROUND64
 
 
 @inline
@@ -184,6 +176,13 @@ def exp(x):
     n = fma(clamped, LOG2_E, ROUND64) - ROUND64
     r = fma(n, -LN2_LOW64, fma(n, -LN2_HIGH64, clamped))
     return times_power(_exp_tail64(r), whole(select(x == x, n, 0.0)))
+
+
+@inline
+def expm1(x):
+    """e^x - 1 in float64, for x <= ln 2 / 2."""
+    near = maximum(x, -0.5 * LN_2)
+    return select(x >= -0.5 * LN_2, _expm1_tail64(near), exp(x) - 1.0)
 
 
 @inline

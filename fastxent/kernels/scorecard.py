@@ -12,7 +12,7 @@ import numpy as np
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastxent.kernels.elementary import exp, log1p
+from fastxent.kernels.elementary import log1p
 from fastxent.kernels.exactsum import (
     STATE_SIZE,
     compact_sum_add,
@@ -404,12 +404,6 @@ def group_state(slots, spill_index, spill, group, state):
     index = spill_index[group]
     if index != 0:
         exact_sum_merge(state, spill[index - 1])
-
-
-@compiled
-def exponential(x):
-    """e^x from Python, without libm: the same bits on every machine."""
-    return exp(np.float64(x))
 
 
 @compiled

@@ -15,13 +15,14 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.extending import intrinsic, lower_builtin, models, overload, register_model
 
 __all__ = [
-    "add_reduce", "address", "any_lane", "bits", "count_lanes", "exponent_float", "first_lanes", "float32x16", "float64x8",
-    "fma", "from_bits", "halves", "int32x16", "int64x8", "integer", "join", "lane_numbers", "load", "load_double",
+    "add_reduce", "address", "any_lane", "bits", "by_type", "count_lanes", "fill", "first_lanes", "float32x16",
+    "float64x8", "fma", "from_bits", "halves", "int32x16", "int64x8", "is_float32", "join", "lane_numbers", "load", "load_double", "load_integers",
     "load_some", "load_some_double", "max_reduce", "maximum", "minimum", "pointer", "prefetch", "select", "splat", "store",
-    "offset", "store_some",
+    "offset", "store_double", "store_some",
+    "store_some_double",
 ]  # fmt: skip
 
 
@@ -205,6 +206,35 @@ def splat(typingctx, x):
 
 
 @intrinsic
+def fill(typingctx, like, x):
+    """The scalar in every lane of a vector of the type of ``like``, or of the type that a pointer loads."""
+    kind = like if isinstance(like, Vector) else Vector(like.dtype, _LANES[like.dtype])
+    return kind(like, x), lambda context, builder, sig, args: _splat(
+        builder, context.cast(builder, args[1], sig.args[1], kind.element), kind
+    )
+
+
+def by_type(for_float32, for_float64):
+    """A constant that depends on the element type: call it in a kernel with a vector, a scalar or a pointer."""
+
+    def constant(like):
+        """Resolved by its overload."""
+
+    @overload(constant, jit_options={"forceinline": True})
+    def _constant(like):
+        value = for_float32 if is_float32(like) else for_float64
+        return lambda like: value
+
+    return constant
+
+
+def is_float32(kind):
+    """Whether a vector, scalar or pointer type holds float32."""
+    element = kind.dtype if isinstance(kind, types.CPointer) else _element(kind)
+    return element is types.float32
+
+
+@intrinsic
 def fma(typingctx, a, b, c):
     """a·b + c, rounded once (LLVM: llvm.fma). A scalar among vectors fills all lanes."""
     kinds = [types.unliteral(x) for x in (a, b, c)]
@@ -283,20 +313,6 @@ def from_bits(typingctx, x):
     """The floats that have these bits."""
     kind = _cast_lanes(x, _FLOAT_OF[_element(x)])
     return kind(x), lambda context, builder, sig, args: builder.bitcast(args[0], _llvm(kind))
-
-
-@intrinsic
-def integer(typingctx, x):
-    """Floats with integer values below 2^31 (float32) or 2^51 (float64) in magnitude, as integers of the same width."""
-    kind = _cast_lanes(x, _INTEGER_OF[_element(x)])
-    return kind(x), lambda context, builder, sig, args: builder.fptosi(args[0], _llvm(kind))
-
-
-@intrinsic
-def exponent_float(typingctx, x):
-    """Integers as floats of the same width."""
-    kind = _cast_lanes(x, _FLOAT_OF[_element(x)])
-    return kind(x), lambda context, builder, sig, args: builder.sitofp(args[0], _llvm(kind))
 
 
 @intrinsic
@@ -415,8 +431,8 @@ def pointer(typingctx, array, i):
 
 @intrinsic
 def address(typingctx, number, like):
-    """A pointer to elements of the type of ``like``, from an address in bytes."""
-    return types.CPointer(like)(number, like), lambda context, builder, sig, args: builder.inttoptr(
+    """A pointer to elements of the dtype of the array ``like``, from an address in bytes."""
+    return types.CPointer(like.dtype)(number, like), lambda context, builder, sig, args: builder.inttoptr(
         args[0], context.get_value_type(sig.return_type)
     )
 
@@ -491,6 +507,18 @@ def load_some_double(typingctx, p, i, mask, fill):
 
 
 @intrinsic
+def load_integers(typingctx, p, i, like):
+    """Elements of a pointer to int64, as many and as wide as the lanes of ``like``; their values must fit."""
+    kind = like.of(_INTEGER_OF[like.element])
+
+    def build(context, builder, sig, args):
+        value = _load(context, builder, sig, args, like.of(types.int64))
+        return value if kind == int64x8 else builder.trunc(value, _llvm(kind))
+
+    return kind(p, i, like), build
+
+
+@intrinsic
 def store(typingctx, p, i, value):
     """Store a vector to elements i, i + 1, ... of the pointer, at any alignment."""
 
@@ -516,6 +544,21 @@ def store_some(typingctx, p, i, mask, value):
 
 
 @intrinsic
+def store_some_double(typingctx, p, i, mask, value):
+    """Store 8 x float64, rounded to the pointer's type, where the mask holds."""
+    narrow = Vector(p.dtype, 8)
+
+    def build(context, builder, sig, args):
+        at, align = _place(context, builder, sig, args, narrow)
+        result = args[3] if narrow == float64x8 else builder.fptrunc(args[3], _llvm(narrow))
+        name = f"llvm.masked.store.{_suffix(narrow)}.p0"
+        _call(builder, name, ir.VoidType(), [result, at, ir.Constant(ir.IntType(32), align), args[2]])
+        return context.get_dummy_value()
+
+    return types.none(p, i, mask, value), build
+
+
+@intrinsic
 def prefetch(typingctx, p, i):
     """Ask for the cache line of element i; any address is allowed."""
 
@@ -527,3 +570,16 @@ def prefetch(typingctx, p, i):
         return context.get_dummy_value()
 
     return types.none(p, i), build
+
+
+@intrinsic
+def store_double(typingctx, p, i, value):
+    """Store 8 x float64, or 16 x float32 widened, to a pointer to float64."""
+
+    def build(context, builder, sig, args):
+        value = args[2] if sig.args[2].element is types.float64 else builder.fpext(args[2], ir.VectorType(ir.DoubleType(), 16))
+        at, align = _place(context, builder, sig, args, sig.args[2].of(types.float64))
+        builder.store(value, at, align=align)
+        return context.get_dummy_value()
+
+    return types.none(p, i, value), build

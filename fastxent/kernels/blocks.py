@@ -1,0 +1,131 @@
+"""What every loop over rows shares: where a row is in memory, and what becomes of a block's losses.
+
+A view is (address, outer, row, column, inner): row i of an array begins outer·(i // inner) + row·(i % inner) elements
+after the address, and its classes are ``column`` elements apart. An empty array gives the element type.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from fastxent.kernels.exactsum import exact_sum_add, exact_sum_add_block
+from fastxent.kernels.jit import inline
+from fastxent.kernels.simd import address, offset, pointer
+from fastxent.kernels.tiles import ROWS
+
+# Why a row is refused.
+OK, LABEL, NOT_PROBABILITY, ROW_SUM, POSITIVE_LOG_PROB, TARGET_NEGATIVE, TARGET_SUM = range(7)
+
+COPY_ELEMENTS = 1 << 17  # rows whose classes are apart are copied together, about so many elements at a time
+LOSSES, WEIGHTS = 0, 1  # the rows of ``sums``
+
+
+def view_of(array: np.ndarray) -> tuple[int, int, int, int, int]:
+    """The view of a 3-D array (outer, inner, C)."""
+    size = array.itemsize
+    outer, row, column = array.strides
+    return array.__array_interface__["data"][0], outer // size, row // size, column // size, max(array.shape[1], 1)
+
+
+TYPES = {np.dtype(t): np.empty(0, t) for t in (np.float32, np.float64)}
+
+
+@inline
+def block_rows(view, i, stop, n, few):
+    """How many of the rows from i on to take together: they are evenly spaced, and copying them stays small."""
+    _, _, _, column, inner = view
+    m = min(ROWS, stop - i, inner - i % inner)
+    if column != 1 and n > few:
+        m = min(m, max(1, COPY_ELEMENTS // n))
+    return m
+
+
+@inline
+def copy_buffer(view, like, n, few):
+    """Room for the rows that row_block copies."""
+    return np.empty(max(min(ROWS * n, COPY_ELEMENTS), n) if view[3] != 1 and n > few else 1, like.dtype)
+
+
+@inline
+def strided(view, like, i):
+    """A pointer to the first class of row i, where rows from there on are view[2] elements apart."""
+    base, outer, row, _, inner = view
+    return offset(address(base, like), outer * (i // inner) + row * (i % inner))
+
+
+@inline
+def row_block(view, like, i, m, n, buffer):
+    """A pointer to row i, and the distance to the next one, with adjacent classes: copied where they are apart."""
+    _, _, row, column, _ = view
+    p = strided(view, like, i)
+    if column == 1:
+        return p, row
+    for j in range(n):
+        for r in range(m):
+            buffer[r * n + j] = p[r * row + j * column]
+    return pointer(buffer, 0), n
+
+
+@inline
+def read_labels(labels, i, m, n, has_ignore, ignore_index, label):
+    """Labels i.. to ``label``, -1 for an ignored row. Returns the first row out of range, or -1."""
+    bad = False
+    for r in range(m):
+        y = labels[i + r]
+        ignored = has_ignore and y == ignore_index
+        bad |= (not ignored) and (y < 0 or y >= n)
+        label[r] = -1 if ignored else y
+    if bad:
+        for r in range(m):
+            if not (has_ignore and labels[i + r] == ignore_index) and (labels[i + r] < 0 or labels[i + r] >= n):
+                return i + r
+    return -1
+
+
+@inline
+def settle_labels(values, label, m, i, class_weight, sample_weight, weigh_values, scratch, out, sums):
+    """Losses of rows with labels: class weights (onto the losses unless they have them), then as ``settle``."""
+    weighted = class_weight.size > 0
+    if weighted:
+        for r in range(m):
+            w = class_weight[label[r]] if label[r] >= 0 else 0.0
+            scratch[r] = w
+            if weigh_values:
+                values[r] = values[r] * w
+    else:
+        for r in range(m):
+            scratch[r] = 1.0 if label[r] >= 0 else 0.0
+    for r in range(m):
+        if label[r] < 0:
+            values[r] = 0.0
+    settle(values, scratch, weighted, m, i, sample_weight, out, sums)
+
+
+@inline
+def settle(values, factors, weighted, m, i, sample_weight, out, sums):
+    """Sample weights; then losses to ``out`` and to the exact sums, with the weights that the mean divides by."""
+    if sample_weight.size > 0:
+        for r in range(m):
+            values[r] = sample_weight[i + r] * values[r]
+            factors[r] = sample_weight[i + r] * factors[r]
+    for r in range(m):
+        values[r] = values[r] + 0.0  # -0.0 becomes 0.0
+    if out.size > 0:
+        for r in range(m):
+            out[i + r] = values[r]
+    if sums.shape[0] > 0:
+        exact_sum_add_block(sums[LOSSES], values, m)
+        if weighted or sample_weight.size > 0:
+            exact_sum_add_block(sums[WEIGHTS], factors, m)
+        else:
+            count = 0.0
+            for r in range(m):
+                count += factors[r]
+            exact_sum_add(sums[WEIGHTS], count)
+
+
+@inline
+def refuse(report: Any, row, reason):
+    """Note the row that ends this chunk."""
+    report[0] = row
+    report[1] = reason

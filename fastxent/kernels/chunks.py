@@ -1,0 +1,450 @@
+"""A chunk of rows -> their losses: the serial loops that batch.py runs side by side.
+
+Each takes (start, stop, options, sums, report): the rows start..stop, a tuple of the call's arguments, the exact sums to
+add to, and where to note the first row that is refused. Losses are made in blocks of ROWS: figures row by row (or tile by
+tile), then what is the same for every row in vectors.
+"""
+
+import math
+
+import numpy as np
+
+from fastxent.kernels import elementary
+from fastxent.kernels.blocks import (
+    LABEL, NOT_PROBABILITY, POSITIVE_LOG_PROB, ROW_SUM, TARGET_NEGATIVE, TARGET_SUM, block_rows, copy_buffer, read_labels,
+    refuse, row_block, settle, settle_labels, strided,
+)  # fmt: skip
+from fastxent.kernels.jit import compiled, inline
+from fastxent.kernels.probabilities import LOGITS, PROBS, are_log_probs, clipped_log_loss, divergence, information
+from fastxent.kernels.probabilities import probability_sums, soft_log_loss, soft_nll
+from fastxent.kernels.binary import binary_log_loss, binary_nll
+from fastxent.kernels.rows import (
+    exp_sum, exp_sum_over, lanes, log_sum, moments, nll, smoothed_sums, target_sums, top_two,
+)  # fmt: skip
+from fastxent.kernels.simd import (
+    fill, first_lanes, fma, load, load_integers, load_some_double, offset, pointer, select, splat, store, store_some,
+    store_some_double,
+)  # fmt: skip
+from fastxent.kernels.tiles import ROWS, TILE_CLASSES, fill_tile, tile_exp_sum
+
+SUM_TOL = 1e-3  # how far from 1 a distribution may sum, where no option says
+
+
+@inline
+def figures_of(view, like, n, i, m, label, plain, scale, scale_low, figures, buffer, tile):
+    """A, k, s and the label's logit of m rows from row i on, to the rows of ``figures``. Label -1: all classes."""
+    if n <= TILE_CLASSES:
+        p, f, q = strided(view, like, i), pointer(figures, 0), pointer(tile, 0)
+        width = lanes(q)
+        for r in range(0, m, width):
+            fill_tile(q, offset(p, r * view[2]), view[2], min(width, m - r), n, view[3])
+            tile_exp_sum(q, n, load_integers(pointer(label, r), 0, fill(p, 0.0)), f, r, scale, scale_low)
+        return
+    p, step = row_block(view, like, i, m, n, buffer)
+    for r in range(m):
+        row = offset(p, r * step)
+        a, k, s = exp_sum(row, n, label[r]) if plain else exp_sum_over(row, n, label[r], scale, scale_low)
+        figures[0, r] = a
+        figures[1, r] = k
+        figures[2, r] = s
+        figures[3, r] = row[max(label[r], 0)]
+
+
+@inline
+def nll_of(figures, values, m, scale, scale_low):
+    """The block's figures become losses."""
+    f, v = pointer(figures, 0), pointer(values, 0)
+    for r in range(0, m, 8):
+        store(v, r, nll(load(f, r), load(f, ROWS + r), load(f, 2 * ROWS + r), load(f, 3 * ROWS + r), scale, scale_low))
+
+
+@inline
+def workspace():
+    """Figures, losses, weights and labels of one block; every entry is defined, since whole vectors are read."""
+    return np.zeros((6, ROWS)), np.zeros(ROWS), np.zeros(ROWS), np.full(ROWS + 16, -1)
+
+
+@inline
+def tile_buffer(view, like, n):
+    return np.empty(TILE_CLASSES * 16 if n <= TILE_CLASSES else 1, like.dtype)
+
+
+@compiled
+def hard_cross_entropy(start, stop, options, sums, report):
+    """Logits and class indices, without smoothing."""
+    view = options[:5]
+    like, n, labels, class_weight, sample_weight, has_ignore, ignore_index, scale, scale_low, out = options[5:]
+    figures, values, factors, label = workspace()
+    buffer, tile = copy_buffer(view, like, n, TILE_CLASSES), tile_buffer(view, like, n)
+    plain = scale == 1.0
+    i = start
+    while i < stop:
+        m = block_rows(view, i, stop, n, TILE_CLASSES)
+        bad = read_labels(labels, i, m, n, has_ignore, ignore_index, label)
+        if bad >= 0:
+            return refuse(report, bad, LABEL)
+        figures_of(view, like, n, i, m, label, plain, scale, scale_low, figures, buffer, tile)
+        nll_of(figures, values, m, scale, scale_low)
+        settle_labels(values, label, m, i, class_weight, sample_weight, True, factors, out, sums)
+        i += m
+
+
+@inline
+def top_figures(p, n, r, scale, scale_low, figures):
+    """Figures of a row around its largest class, in column r; -ln q of that class is then nll_of's. Returns its logit."""
+    top, first, runner = top_two(p, n)
+    a, k, s, _, _ = moments(p, n, top, first, runner, scale, scale_low) if top == top else (math.nan, 0.0, 0.0, 0.0, 0.0)
+    figures[0, r] = a
+    figures[1, r] = k
+    figures[2, r] = s
+    figures[3, r] = top
+    return top
+
+
+@inline
+def add_distances(figures, values, m, scale):
+    """Σ c_k·(top - z_k)/T + Σ c_k·(-ln q_top): sums of non-negative terms. Column r of figures[4] and [5] holds the sums."""
+    for r in range(m):
+        straight, mass = figures[4, r], figures[5, r]
+        values[r] = straight * scale + (mass * values[r] if mass != 0.0 or values[r] != values[r] else 0.0)
+
+
+@compiled
+def smoothed_cross_entropy(start, stop, options, sums, report):
+    """Logits and class indices, with label smoothing."""
+    view = options[:5]
+    like, n, labels, class_weight, sample_weight, has_ignore, ignore_index, keep, spread, scale, scale_low, out = (
+        options[5:]
+    )
+    figures, values, factors, label = workspace()
+    buffer, w = copy_buffer(view, like, n, 0), pointer(class_weight, 0)
+    i = start
+    while i < stop:
+        m = block_rows(view, i, stop, n, 0)
+        bad = read_labels(labels, i, m, n, has_ignore, ignore_index, label)
+        if bad >= 0:
+            return refuse(report, bad, LABEL)
+        p, step = row_block(view, like, i, m, n, buffer)
+        for r in range(m):
+            if label[r] >= 0:
+                row = offset(p, r * step)
+                top = top_figures(row, n, r, scale, scale_low, figures)
+                figures[4, r], figures[5, r] = smoothed_sums(
+                    row, n, label[r], top, w, class_weight.size > 0, keep, spread
+                )
+        nll_of(figures, values, m, scale, scale_low)
+        add_distances(figures, values, m, scale)
+        settle_labels(values, label, m, i, class_weight, sample_weight, False, factors, out, sums)
+        i += m
+
+
+@compiled
+def soft_cross_entropy(start, stop, options, sums, report):
+    """Logits and distributions."""
+    view, like, t_view = options[:5], options[5], options[6:11]
+    t_like, n, class_weight, sample_weight, keep, spread, scale, scale_low, out = options[11:]
+    figures, values, factors, _ = workspace()
+    buffer, t_buffer, w = copy_buffer(view, like, n, 0), copy_buffer(t_view, t_like, n, 0), pointer(class_weight, 0)
+    i = start
+    while i < stop:
+        m = min(block_rows(view, i, stop, n, 0), block_rows(t_view, i, stop, n, 0))
+        p, step = row_block(view, like, i, m, n, buffer)
+        t, t_step = row_block(t_view, t_like, i, m, n, t_buffer)
+        for r in range(m):
+            row = offset(p, r * step)
+            top = top_figures(row, n, r, scale, scale_low, figures)
+            figures[4, r], figures[5, r], mass, valid = target_sums(
+                row, offset(t, r * t_step), n, top, w, class_weight.size > 0, keep, spread
+            )
+            if not valid:
+                return refuse(report, i + r, TARGET_NEGATIVE)
+            if not abs(mass - 1.0) <= SUM_TOL:
+                return refuse(report, i + r, TARGET_SUM)
+            factors[r] = 1.0
+        nll_of(figures, values, m, scale, scale_low)
+        add_distances(figures, values, m, scale)
+        settle(values, factors, False, m, i, sample_weight, out, sums)
+        i += m
+
+
+@compiled
+def hard_nll(start, stop, options, sums, report):
+    """Log-probabilities and class indices: the labels' entries alone are read."""
+    view = options[:5]
+    like, n, labels, class_weight, sample_weight, has_ignore, ignore_index, out = options[5:]
+    _, values, factors, label = workspace()
+    i = start
+    while i < stop:
+        m = block_rows(view, i, stop, n, n)
+        bad = read_labels(labels, i, m, n, has_ignore, ignore_index, label)
+        if bad >= 0:
+            return refuse(report, bad, LABEL)
+        p = strided(view, like, i)
+        for r in range(m):
+            if label[r] >= 0:
+                values[r] = -np.float64(p[r * view[2] + label[r] * view[3]])
+                if not values[r] >= 0.0:
+                    return refuse(report, i + r, POSITIVE_LOG_PROB)
+        settle_labels(values, label, m, i, class_weight, sample_weight, True, factors, out, sums)
+        i += m
+
+
+@compiled
+def soft_nll_rows(start, stop, options, sums, report):
+    """Log-probabilities and distributions."""
+    view, like, t_view = options[:5], options[5], options[6:11]
+    t_like, n, class_weight, sample_weight, out = options[11:]
+    _, values, factors, _ = workspace()
+    buffer, t_buffer, w = copy_buffer(view, like, n, 0), copy_buffer(t_view, t_like, n, 0), pointer(class_weight, 0)
+    i = start
+    while i < stop:
+        m = min(block_rows(view, i, stop, n, 0), block_rows(t_view, i, stop, n, 0))
+        p, step = row_block(view, like, i, m, n, buffer)
+        t, t_step = row_block(t_view, t_like, i, m, n, t_buffer)
+        for r in range(m):
+            values[r], mass, sound, valid = soft_nll(
+                offset(p, r * step), offset(t, r * t_step), n, w, class_weight.size > 0
+            )
+            factors[r] = 1.0
+            if not valid:
+                return refuse(report, i + r, TARGET_NEGATIVE)
+            if not abs(mass - 1.0) <= SUM_TOL:
+                return refuse(report, i + r, TARGET_SUM)
+            if not sound:
+                return refuse(report, i + r, POSITIVE_LOG_PROB)
+        settle(values, factors, False, m, i, sample_weight, out, sums)
+        i += m
+
+
+@compiled
+def hard_log_loss(start, stop, options, sums, report):
+    """Probabilities and class indices. Range and row sums are checked in the same pass."""
+    view = options[:5]
+    like, n, labels, class_weight, sample_weight, has_ignore, ignore_index, eps, normalize, sum_tol, out = options[5:]
+    figures, values, factors, label = workspace()
+    buffer = copy_buffer(view, like, n, 0)
+    i = start
+    while i < stop:
+        m = block_rows(view, i, stop, n, 0)
+        bad = read_labels(labels, i, m, n, has_ignore, ignore_index, label)
+        if bad >= 0:
+            return refuse(report, bad, LABEL)
+        p, step = row_block(view, like, i, m, n, buffer)
+        for r in range(m):
+            if label[r] >= 0:
+                row = offset(p, r * step)
+                others, others_low, valid = probability_sums(row, n, label[r])
+                own = np.float64(row[label[r]])
+                if not valid:
+                    return refuse(report, i + r, NOT_PROBABILITY)
+                if others + own == 0.0 or not (normalize or abs((others + own) - 1.0) <= sum_tol):
+                    return refuse(report, i + r, ROW_SUM)
+                figures[0, r] = own
+                figures[1, r] = others + others_low
+        f, v = pointer(figures, 0), pointer(values, 0)
+        for r in range(0, m, 8):
+            store(v, r, clipped_log_loss(load(f, r), load(f, ROWS + r), eps, normalize))
+        settle_labels(values, label, m, i, class_weight, sample_weight, True, factors, out, sums)
+        i += m
+
+
+@compiled
+def soft_log_loss_rows(start, stop, options, sums, report):
+    """Probabilities and distributions."""
+    view, like, t_view = options[:5], options[5], options[6:11]
+    t_like, n, class_weight, sample_weight, eps, normalize, sum_tol, out = options[11:]
+    _, values, factors, _ = workspace()
+    buffer, t_buffer, w = copy_buffer(view, like, n, 0), copy_buffer(t_view, t_like, n, 0), pointer(class_weight, 0)
+    i = start
+    while i < stop:
+        m = min(block_rows(view, i, stop, n, 0), block_rows(t_view, i, stop, n, 0))
+        p, step = row_block(view, like, i, m, n, buffer)
+        t, t_step = row_block(t_view, t_like, i, m, n, t_buffer)
+        for r in range(m):
+            row = offset(p, r * step)
+            total, low, sound = probability_sums(row, n, -1)
+            values[r], mass, valid = soft_log_loss(
+                row, offset(t, r * t_step), n, w, class_weight.size > 0, total, low, eps, normalize
+            )
+            factors[r] = 1.0
+            if not valid:
+                return refuse(report, i + r, TARGET_NEGATIVE)
+            if not abs(mass - 1.0) <= SUM_TOL:
+                return refuse(report, i + r, TARGET_SUM)
+            if not sound:
+                return refuse(report, i + r, NOT_PROBABILITY)
+            if total == 0.0 or not (normalize or abs(total - 1.0) <= sum_tol):
+                return refuse(report, i + r, ROW_SUM)
+        settle(values, factors, False, m, i, sample_weight, out, sums)
+        i += m
+
+
+@compiled
+def binary(start, stop, options, sums, report):
+    """One logit or probability a row, the target a probability."""
+    view, like, t_view = options[:5], options[5], options[6:11]
+    t_like, pos_weight, sample_weight, is_logits, eps, out = options[11:]
+    figures, values, factors, _ = workspace()
+    f, v = pointer(figures, 0), pointer(values, 0)
+    for i in range(start, stop, ROWS):
+        m = min(ROWS, stop - i)
+        p, t = strided(view, like, i), strided(t_view, t_like, i)
+        bad = -1
+        for r in range(m):
+            figures[0, r] = p[r * view[2]]
+            figures[1, r] = t[r * t_view[2]]
+            factors[r] = 1.0
+        for r in range(m):
+            good = 0.0 <= figures[1, r] <= 1.0 and (is_logits or 0.0 <= figures[0, r] <= 1.0)
+            bad = r if bad < 0 and not good else bad
+        if bad >= 0:
+            return refuse(report, i + bad, NOT_PROBABILITY)
+        for r in range(0, m, 8):
+            if is_logits:
+                store(v, r, binary_nll(load(f, r), load(f, ROWS + r), pos_weight))
+            else:
+                store(v, r, binary_log_loss(load(f, r), load(f, ROWS + r), pos_weight, eps))
+        settle(values, factors, False, m, i, sample_weight, out, sums)
+
+
+@compiled
+def logsumexp(start, stop, options, sums, report):
+    """ln Σ e^(z/T)."""
+    view = options[:5]
+    like, n, scale, scale_low, out = options[5:]
+    figures, values, _, label = workspace()
+    buffer, tile = copy_buffer(view, like, n, TILE_CLASSES), tile_buffer(view, like, n)
+    f = pointer(figures, 0)
+    i = start
+    while i < stop:
+        m = block_rows(view, i, stop, n, TILE_CLASSES)
+        figures_of(view, like, n, i, m, label, scale == 1.0, scale, scale_low, figures, buffer, tile)
+        for r in range(0, m, 8):
+            value = log_sum(load(f, r), load(f, ROWS + r), load(f, 2 * ROWS + r), scale, scale_low)
+            store_some(pointer(out, i + r), 0, first_lanes(m - r, value), value)
+        i += m
+
+
+@compiled
+def normalised(start, stop, options, sums, report):
+    """softmax, or its logarithm, of each row, written in the logits' type: rounded once, from float64."""
+    view = options[:5]
+    like, o_view = options[5], options[6:11]
+    n, scale, scale_low, logarithm = options[11:]
+    figures, values, _, _ = workspace()
+    buffer, result = copy_buffer(view, like, n, 0), np.empty(n, like.dtype)
+    i = start
+    while i < stop:
+        m = min(block_rows(view, i, stop, n, 0), block_rows(o_view, i, stop, n, n))
+        p, step = row_block(view, like, i, m, n, buffer)
+        for r in range(m):
+            top_figures(offset(p, r * step), n, r, scale, scale_low, figures)
+        nll_of(figures, values, m, scale, scale_low)
+        o = strided(o_view, like, i)
+        for r in range(m):
+            normalise_row(offset(p, r * step), n, figures[3, r], values[r], scale, scale_low, logarithm, pointer(result, 0))
+            for j in range(n):
+                o[r * o_view[2] + j * o_view[3]] = result[j]
+        i += m
+
+
+@inline
+def normalise_row(p, n, top, top_nll, scale, scale_low, logarithm, result):
+    """ln q_k = (z_k - top)/T - (-ln q_top): two terms of one sign."""
+    for j in range(0, n, 8):
+        here = first_lanes(n - j, splat(0.0))
+        x = load_some_double(p, j, here, 0.0) - top
+        scaled = x * scale
+        value = select(x > -math.inf, fma(x, scale_low, scaled), scaled) - top_nll
+        store_some_double(result, j, here, value if logarithm else elementary.exp(value))
+
+
+@compiled
+def entropy(start, stop, options, sums, report):
+    """-Σ q ln q of each row."""
+    view = options[:5]
+    like, n, kind, out = options[5:]
+    figures, values, _, _ = workspace()
+    buffer = copy_buffer(view, like, n, 0)
+    i = start
+    while i < stop:
+        m = block_rows(view, i, stop, n, 0)
+        p, step = row_block(view, like, i, m, n, buffer)
+        for r in range(m):
+            row = offset(p, r * step)
+            if kind == LOGITS:
+                top, first, runner = top_two(row, n)
+                if top != top:
+                    figures[0, r] = math.nan
+                    continue
+                a, k, s, b, _ = moments(row, n, top, first, runner, 1.0, 0.0)
+                figures[0, r], figures[1, r], figures[2, r], figures[3, r] = a, k, s, top
+                figures[4, r] = b / a if a > 0.0 else 0.0
+                continue
+            reason = distribution_fault(row, n, kind, SUM_TOL)
+            if reason:
+                return refuse(report, i + r, reason)
+            values[r], _ = information(row, n, kind, 1.0)
+        if kind == LOGITS:
+            nll_of(figures, values, m, 1.0, 0.0)
+            for r in range(m):
+                values[r] = values[r] + figures[4, r] * left_out(values[r])
+        for r in range(m):
+            out[i + r] = values[r] + 0.0
+        i += m
+
+
+@inline
+def left_out(top_nll):
+    """1 - q of the class with -ln q = top_nll: the share of all other classes, accurate when it is small."""
+    return -elementary.expm1(-top_nll)
+
+
+@inline
+def distribution_fault(p, n, kind, sum_tol):
+    """Why a row of probabilities or log-probabilities is refused, or 0. Log-probabilities need not sum to anything."""
+    if kind == PROBS:
+        total, _, valid = probability_sums(p, n, -1)
+        if not valid:
+            return NOT_PROBABILITY
+        return 0 if abs(total - 1.0) <= sum_tol else ROW_SUM
+    return 0 if are_log_probs(p, n) else POSITIVE_LOG_PROB
+
+
+@compiled
+def kl_divergence(start, stop, options, sums, report):
+    """Σ p ln(p / q) of each pair of rows."""
+    view, like, q_view = options[:5], options[5], options[6:11]
+    q_like, n, kind, out = options[11:]
+    buffer, q_buffer = copy_buffer(view, like, n, 0), copy_buffer(q_view, q_like, n, 0)
+    logs = np.empty((2, n if kind == LOGITS else 1))
+    figures, values, _, _ = workspace()
+    i = start
+    while i < stop:
+        m = min(block_rows(view, i, stop, n, 0), block_rows(q_view, i, stop, n, 0))
+        p, step = row_block(view, like, i, m, n, buffer)
+        q, q_step = row_block(q_view, q_like, i, m, n, q_buffer)
+        for r in range(m):
+            a, b = offset(p, r * step), offset(q, r * q_step)
+            if kind == LOGITS:
+                log_probabilities(a, n, figures, values, pointer(logs, 0))
+                log_probabilities(b, n, figures, values, pointer(logs, n))
+                out[i + r] = divergence(pointer(logs, 0), pointer(logs, n), n, kind) + 0.0
+                continue
+            reason = distribution_fault(a, n, kind, SUM_TOL)
+            if reason == 0:
+                reason = distribution_fault(b, n, kind, SUM_TOL)
+            if reason:
+                return refuse(report, i + r, reason)
+            out[i + r] = divergence(a, b, n, kind) + 0.0
+        i += m
+
+
+@inline
+def log_probabilities(p, n, figures, values, logs):
+    """ln q of one row of logits, in float64."""
+    top = top_figures(p, n, 0, 1.0, 0.0, figures)
+    nll_of(figures, values, 1, 1.0, 0.0)
+    for j in range(0, n, 8):
+        here = first_lanes(n - j, splat(0.0))
+        store_some(logs, j, here, (load_some_double(p, j, here, 0.0) - top) - values[0])

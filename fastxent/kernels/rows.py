@@ -1,0 +1,301 @@
+"""One row of logits -> its statistics. Each function reads a row of n classes behind a pointer (float32 or float64).
+
+For every reference, Σ_j e^(z_j/T) = e^(s/T)·2^k·A. A row whose largest term is moderate takes s = 0 and a power of two,
+which scales exactly; a row far from 0 takes k = 0 and s = its maximum: there z_j - s is exact wherever the term counts.
+Leaving one term (the label's, or the largest) out of the sum and of the reference,
+
+    -ln q_y = ln(1 + A·2^k·e^((s - z_y)/T))
+
+keeps full relative accuracy from 1e-300 to 1e300: nothing cancels.
+
+Terms are summed in float64: float32 ones as a tree of at most four first, float64 ones with TwoSum (Knuth, TAOCP 2,
+4.2.2). The order is a function of the type and of n alone.
+"""
+
+import math
+
+import numpy as np
+from numba.extending import overload
+
+from fastxent.kernels import elementary
+from fastxent.kernels.elementary import LN_2, LOG2_E, MODERATE, exp_shifted, exp_shifted_over, exp_times, exponent_at
+from fastxent.kernels.jit import inline
+from fastxent.kernels.simd import (
+    add_reduce, any_lane, by_type, count_lanes, fill, first_lanes, float64x8, fma, halves, lane_numbers, load, load_some,
+    load_some_double, max_reduce, maximum, minimum, prefetch, select, splat,
+)  # fmt: skip
+
+lanes = by_type(16, 8)
+headroom = by_type(elementary.HEADROOM32, elementary.HEADROOM64)
+floor_exponent = by_type(elementary.FLOOR32, elementary.FLOOR64)
+# How far ahead a row is asked for, in elements (4 KiB): flat between 2 and 8 KiB on the processors measured.
+ahead = by_type(1024, 512)
+CACHE_LINE = by_type(16, 8)
+
+
+# --- sums ------------------------------------------------------------------------------------------------------------
+
+
+@inline
+def two_sum(total, low, x):
+    """Add x to total + low, the rounding error of the addition going to low."""
+    result = total + x
+    back = result - total
+    return result, low + ((total - (result - back)) + (x - back))
+
+
+def add_terms(total, low, terms):
+    """Add a vector of terms to two vectors of 8 x float64 whose sum is the total."""
+
+
+@overload(add_terms, jit_options={"forceinline": True})
+def _add_terms(total, low, terms):
+    if terms == float64x8:
+        return lambda total, low, terms: two_sum(total, low, terms)
+
+    def widened(total, low, terms):
+        first, second = halves(terms)
+        return total + first, low + second
+
+    return widened
+
+
+# --- the sum of exponentials, one term left out -----------------------------------------------------------------------
+
+
+@inline
+def _part(p, i, n, y):
+    """Elements i, i + 1, ... of a row; lanes past its end, and that of class y, are -inf."""
+    v = load_some(p, i, first_lanes(n - i, fill(p, 0.0)), -math.inf)
+    return select(lane_numbers(v) == y - i, -math.inf, v)
+
+
+@inline
+def exp_sum(p, n, y):
+    """A, k and s of a row without class y (-1: of all classes), for T = 1, reading the row once.
+
+    The reference is the largest of the row's first block; a row that rises above it by more than the format's headroom,
+    or is far from 0, or holds a NaN or +inf, is done again by exp_sum_over.
+    """
+    width = lanes(p)
+    block = 4 * width
+    top = fill(p, -math.inf)
+    for i in range(0, min(n, block), width):
+        top = maximum(top, _part(p, i, n, y))
+    reference = np.float64(max_reduce(top))
+    if not abs(reference) <= MODERATE:
+        return exp_sum_over(p, n, y, 1.0, 0.0)
+    k = exponent_at(reference)
+    magic = fill(p, elementary.rounding(p) - k)
+    floor = fill(p, (k + floor_exponent(p)) * LN_2)
+    ceiling = fill(p, (k + headroom(p)) * LN_2)
+    fits = floor <= ceiling
+    total, low = splat(0.0), splat(0.0)
+    masked = y // block * block if y >= 0 else -1
+    for i in range(0, n, block):
+        for j in range(4):
+            prefetch(p, i + ahead(p) + j * CACHE_LINE(p))
+        if i == masked or i + block > n:
+            a, b = _part(p, i, n, y), _part(p, i + width, n, y)
+            c, d = _part(p, i + 2 * width, n, y), _part(p, i + 3 * width, n, y)
+        else:
+            a, b, c, d = load(p, i), load(p, i + width), load(p, i + 2 * width), load(p, i + 3 * width)
+        fits = fits & (a <= ceiling) & (b <= ceiling) & (c <= ceiling) & (d <= ceiling)
+        a, b = exp_shifted(maximum(a, floor), magic), exp_shifted(maximum(b, floor), magic)
+        c, d = exp_shifted(maximum(c, floor), magic), exp_shifted(maximum(d, floor), magic)
+        total, low = add_terms(total, low, (a + b) + (c + d))
+    if any_lane(~fits):
+        return exp_sum_over(p, n, y, 1.0, 0.0)
+    return add_reduce(total + low), k, 0.0
+
+
+@inline
+def reference_of(top, scale):
+    """s and k for a row whose largest term is top·scale."""
+    if abs(top * scale) <= MODERATE:
+        return 0.0, exponent_at(top * scale)
+    return top, 0.0
+
+
+@inline
+def exp_sum_over(p, n, y, scale, scale_low):
+    """A, k and s for logits multiplied by scale + scale_low = 1/T: the maximum first, then the terms.
+
+    A is NaN for a row with a NaN or +inf, and 0 when every other class is masked (-inf).
+    """
+    width = lanes(p)
+    highest = fill(p, -math.inf)
+    valid = highest < math.inf
+    for i in range(0, n, width):
+        v = _part(p, i, n, y)
+        valid = valid & (v < math.inf)
+        highest = maximum(highest, v)
+    top = np.float64(max_reduce(highest))
+    if any_lane(~valid):
+        return math.nan, 0.0, 0.0
+    if top == -math.inf:
+        return 0.0, 0.0, 0.0
+    s, k = reference_of(top, scale)
+    magic = fill(p, elementary.rounding(p) - k)
+    floor = fill(p, (k + floor_exponent(p)) * LN_2 / scale)
+    total, low = splat(0.0), splat(0.0)
+    factor, factor_low = two_words(p, scale, scale_low)
+    for i in range(0, n, width):
+        terms = exp_shifted_over(maximum(_part(p, i, n, y) - s, floor), factor, factor_low, magic)
+        total, low = add_terms(total, low, terms)
+    return add_reduce(total + low), k, s
+
+
+def two_words(like, scale, scale_low):
+    """scale + scale_low (float64) as two vectors of the type of ``like``."""
+
+
+@overload(two_words, jit_options={"forceinline": True})
+def _two_words(like, scale, scale_low):
+    def narrow(like, scale, scale_low):
+        high = np.float32(scale)
+        return fill(like, high), fill(like, scale - np.float64(high))
+
+    wide = lambda like, scale, scale_low: (fill(like, scale), fill(like, scale_low))  # noqa: E731
+    return narrow if elementary.simd.is_float32(like) else wide
+
+
+@inline
+def nll(a, k, s, z, scale, scale_low):
+    """ln(1 + a·2^k·e^((s - z)·(scale + scale_low))) for eight rows at once: vectors of 8 x float64.
+
+    z is the logit that was left out of a. +inf where it is masked, 0 where all others are, NaN where the row is invalid.
+    """
+    x = s - z
+    back = x - s
+    x_low = (s - (x - back)) - (z + back)
+    x_low = select(x_low == x_low, x_low, 0.0)
+    exponent = fma(k, LN_2, x * scale)
+    moderate = (exponent <= 600.0) & (exponent >= -760.0)
+    inner = exp_times(a, select(moderate, x, 0.0), select(moderate, x_low, 0.0), scale, scale_low, select(moderate, k, 0.0))
+    result = elementary.log1p(inner)
+    above = exponent > 600.0
+    if any_lane(above):
+        straight = x * scale + select(x < math.inf, fma(x, scale_low, x_low * scale), 0.0)
+        result = select(above, straight + fma(k, LN_2, elementary.log(a)), result)
+    result = select(exponent < -760.0, 0.0, result)
+    result = select(a == 0.0, select(z > -math.inf, 0.0, math.nan), result)
+    return select((z < math.inf) & (a == a), result, math.nan)
+
+
+@inline
+def log_sum(a, k, s, scale, scale_low):
+    """ln(a·2^k) + s·(scale + scale_low) for eight rows: logsumexp from exp_sum's figures over all classes."""
+    result = fma(s, scale, fma(k, LN_2, elementary.log(a)))
+    return select(a == a, select(a == 0.0, -math.inf, fma(s, scale_low, result)), math.nan)
+
+
+# --- the largest class, and moments around it -------------------------------------------------------------------------
+
+
+@inline
+def top_two(p, n):
+    """The largest logit, its first class, and the largest of the other classes; NaN first for an invalid row."""
+    width = lanes(p)
+    highest = fill(p, -math.inf)
+    second = highest
+    valid = highest < math.inf
+    for i in range(0, n, width):
+        v = _part(p, i, n, -1)
+        valid = valid & (v < math.inf)
+        second = maximum(second, minimum(v, highest))
+        highest = maximum(highest, v)
+        prefetch(p, i + ahead(p))
+    top = max_reduce(highest)
+    if any_lane(~valid) or top == -math.inf:
+        return math.nan, -1, 0.0
+    leads = highest == top
+    runner = top if count_lanes(leads) > 1 else max_reduce(select(leads, second, highest))
+    first = 0
+    for i in range(0, n, width):
+        if any_lane(_part(p, i, n, -1) == top):
+            first = i
+            break
+    while p[first] != top:
+        first += 1
+    return np.float64(top), first, np.float64(runner)
+
+
+@inline
+def moments(p, n, top, first, runner, scale, scale_low):
+    """Sums over all classes but ``first``: A, k and s as in exp_sum_over, Σ e_j·(top - z_j)/T and Σ e_j²."""
+    if runner == -math.inf:
+        return 0.0, 0.0, 0.0, 0.0, 0.0
+    s, k = reference_of(runner, scale)
+    magic = fill(p, elementary.rounding(p) - k)
+    floor = fill(p, (k + floor_exponent(p)) * LN_2 / scale)
+    factor, factor_low = two_words(p, scale, scale_low)
+    a, a_low, b, b_low, c, c_low = splat(0.0), splat(0.0), splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+    for i in range(0, n, lanes(p)):
+        x = maximum(_part(p, i, n, first) - s, floor)
+        e = exp_shifted_over(x, factor, factor_low, magic)
+        a, a_low = add_terms(a, a_low, e)
+        b, b_low = add_terms(b, b_low, e * ((top - s) - x))
+        c, c_low = add_terms(c, c_low, e * e)
+    return add_reduce(a + a_low), k, s, add_reduce(b + b_low) * scale, add_reduce(c + c_low)
+
+
+@inline
+def rank_of(p, n, y):
+    """#(z_j > z_y) + #(z_j = z_y, j < y): 0 for the class that NumPy's argmax would choose."""
+    z = p[y]
+    result = 0
+    for i in range(0, n, lanes(p)):
+        v = _part(p, i, n, -1)
+        result += count_lanes((v > z) | ((v == z) & (lane_numbers(v) < y - i)))
+    return result
+
+
+# --- linear sums over a row: soft targets, smoothing ------------------------------------------------------------------
+
+
+@inline
+def _weights(w, weighted, i, here):
+    """Class weights, or ones: memory is read only where there are some."""
+    return load_some_double(w, i, here & (splat(1.0 if weighted else 0.0) > 0.0), 1.0)
+
+
+@inline
+def target_sums(z, t, n, top, w, weighted, keep, spread):
+    """Σ c_k·(top - z_k) and Σ c_k with c_k = w_k·(keep·t_k + spread), then Σ t_k and whether every t_k is valid.
+
+    A masked class (-inf) counts 0 where c_k = 0, and makes the sum +inf elsewhere.
+    """
+    loss, loss_low, mass, mass_low = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+    sum_, valid = splat(0.0), splat(0.0) == 0.0
+    for i in range(0, n, 8):
+        here = first_lanes(n - i, loss)
+        target = load_some_double(t, i, here, 0.0)
+        valid = valid & (target >= 0.0) & (target < math.inf)
+        c = fma(target, keep, spread) * _weights(w, weighted, i, here)
+        c = select(here, c, 0.0)
+        distance = top - load_some_double(z, i, here, 0.0)
+        loss, loss_low = two_sum(loss, loss_low, select(c == 0.0, 0.0, c * distance))
+        mass, mass_low = two_sum(mass, mass_low, c)
+        sum_ = sum_ + target
+    return guarded_total(loss, loss_low), guarded_total(mass, mass_low), add_reduce(sum_), not any_lane(~valid)
+
+
+@inline
+def guarded_total(total, low):
+    """The sum of a TwoSum pair; an infinite total has no rounding error worth keeping (it would be NaN)."""
+    return add_reduce(total + select(low == low, low, 0.0))
+
+
+@inline
+def smoothed_sums(z, n, y, top, w, weighted, keep, spread):
+    """The same for a label y: c_k = w_k·spread, and w_y·(keep + spread) at y. Σ c_k·(top - z_k) and Σ c_k."""
+    loss, loss_low, mass, mass_low = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+    for i in range(0, n, 8):
+        here = first_lanes(n - i, loss)
+        c = select(lane_numbers(loss) == y - i, keep + spread, spread) * _weights(w, weighted, i, here)
+        c = select(here, c, 0.0)
+        distance = top - load_some_double(z, i, here, 0.0)
+        loss, loss_low = two_sum(loss, loss_low, select(c == 0.0, 0.0, c * distance))
+        mass, mass_low = two_sum(mass, mass_low, c)
+    return guarded_total(loss, loss_low), guarded_total(mass, mass_low)
