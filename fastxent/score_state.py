@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import secrets
 import zlib
@@ -180,53 +181,63 @@ class State:
 
 def read_state(content: bytes, name: str) -> tuple[State, dict[str, Any]]:
     """What `State.to_bytes` wrote: the state and its header. ValueError where it is anything else."""
-    if not content.startswith(_MAGIC[:21]):
+    line, whole, _ = content[:64].partition(b"\n")
+    if not line.startswith(_MAGIC[:20]):
         raise ValueError(f"{name}: not a fastxent score state")
-    if not content.startswith(_MAGIC):
+    if whole and line != _MAGIC[:-1]:
         raise ValueError(f"{name}: a score state of another format; this fastxent reads format 1")
     if len(content) < len(_MAGIC) + 40 or hashlib.sha256(content[:-32]).digest() != content[-32:]:
         raise ValueError(f"{name}: the score state is damaged or cut short")
     at = len(_MAGIC) + 8
     end = at + int.from_bytes(content[at - 8 : at], "little")
-    header = json.loads(content[at:end])
-    if header["arithmetic"] != ARITHMETIC:
-        raise ValueError(
-            f"{name}: made with arithmetic version {header['arithmetic']}, but this fastxent has {ARITHMETIC}: "
-            "its rows would not give the same bits; score them again"
-        )
-    options = {**header["options"], "top_k": tuple(header["options"]["top_k"])}
-    state = State(Options(**options), header["n_classes"], header["hard"], header["weighted"])
-    body, position, arrays = zlib.decompress(content[end:-32]), 0, {}
+    try:
+        header = json.loads(content[at:end])
+        arithmetic = header["arithmetic"]
+        if arithmetic == ARITHMETIC:
+            return _rebuilt(header, zlib.decompress(content[end:-32])), header
+    except (ValueError, TypeError, KeyError, zlib.error) as error:
+        raise ValueError(f"{name}: the score state contradicts itself ({error})") from None
+    raise ValueError(
+        f"{name}: made with arithmetic version {arithmetic}, but this fastxent has {ARITHMETIC}, whose bits may differ; "
+        "score the rows again"
+    )
+
+
+def _rebuilt(header: dict[str, Any], body: bytes) -> State:
+    """The state from a file's header and the bytes of its arrays."""
+    options = Options(**{**header["options"], "top_k": tuple(header["options"]["top_k"])})
+    state = State(options, header["n_classes"], header["hard"], header["weighted"])
+    position, arrays = 0, {}
     for key, (dtype, shape) in header["arrays"].items():
-        flat = np.frombuffer(body, dtype, int(np.prod(shape, dtype=object)), position)
+        flat = np.frombuffer(body, dtype, math.prod(shape), position)
         position += flat.nbytes
         arrays[key] = flat.reshape(shape).astype(flat.dtype.newbyteorder("="))
     tally = card.Tally(**arrays)
-    _refuse_odd(tally, state.tally, name)
+    _refuse_odd(tally, state.tally)
     state.tally = tally
-    return state, header
+    return state
 
 
-def _refuse_odd(tally: card.Tally, expected: card.Tally, name: str) -> None:
+def _refuse_odd(tally: card.Tally, expected: card.Tally) -> None:
     """The kernels index by what a state holds: refuse one that they could not have made."""
     for key, array in expected._asdict().items():
         found, grows = getattr(tally, key), key in ("pair_keys", "pair_rows", "spill")
-        if found.dtype != array.dtype or found.shape[grows:] != array.shape[grows:]:
-            raise ValueError(f"{name}: {key} of the score state has shape {found.shape}, not {array.shape}")
+        if found.dtype != array.dtype or found.ndim != array.ndim or found.shape[grows:] != array.shape[grows:]:
+            raise ValueError(f"{key} has shape {found.shape}, not {array.shape}")
     counts, keys, n_classes = tally.counts, tally.pair_keys, tally.class_rows.shape[0]
     sound = (
         (counts >= 0).all()
         and counts[card.WORST_USED] <= tally.worst_nll.size
         and counts[card.SPILL_USED] <= tally.spill.shape[0]
-        and bool(((tally.spill_index >= 0) & (tally.spill_index <= counts[card.SPILL_USED])).all())
+        and ((tally.spill_index >= 0) & (tally.spill_index <= counts[card.SPILL_USED])).all()
         and (keys.size == 0) == (expected.pair_keys.size == 0)
         and keys.size & (keys.size - 1) == 0
         and tally.pair_rows.size == (keys.size or expected.pair_rows.size)
         and np.count_nonzero(keys) == counts[card.PAIRS_USED] <= keys.size // 2
-        and bool(((keys >= 0) & (keys <= n_classes * n_classes)).all())
+        and ((keys >= 0) & (keys <= n_classes * n_classes)).all()
     )
     if not sound:
-        raise ValueError(f"{name}: the score state contradicts itself")
+        raise ValueError("counts and indices out of bounds")
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:

@@ -14,7 +14,8 @@ from fastxent import checks
 from fastxent.arrays import as_array
 from fastxent.checks import Batch
 from fastxent.kernels import batch as kernels
-from fastxent.score_result import ClassTable, Confusion, Histogram, Reliability, Score, WorstRow, summarise
+from fastxent.score_figures import summarise
+from fastxent.score_result import ClassTable, Confusion, Histogram, Reliability, Score, WorstRow
 from fastxent.score_state import Options, State, read_state, write_atomically
 from fastxent.slices import INT64_MAX
 from fastxent.threads import current_threads, limited
