@@ -51,6 +51,10 @@ class Errors:
         if not error <= self.bound:
             self.failures.append((error, f"{where}: got {float(got)!r}, want {EXACT.nstr(want, 20)}"))
 
+    def count(self, rows):
+        """Add rows of a sweep whose worst were added one by one."""
+        _worst[self.key]["rows"] += rows
+
     def _error(self, got, want, scale, rounding):
         if EXACT.isnan(want):
             return 0.0 if math.isnan(got) else math.inf

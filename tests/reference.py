@@ -12,6 +12,7 @@ A quantity that is 0 times an infinity is 0 here: a class with no weight, or wit
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import mpmath
 import numpy as np
@@ -118,7 +119,7 @@ def log_loss(
         if normalize:
             p = p / p.sum(-1, keepdims=True)
         if eps > 0:
-            p = np.clip(p, WIDE(eps), 1 - WIDE(eps))
+            p = np.clip(p, WIDE(eps), WIDE(1.0 - eps))
         log_probs = np.moveaxis(np.log(p), -1, axis)
     return _losses(log_probs, target, weight, sample_weight, ignore_index, 0.0, reduction, axis)
 
@@ -187,7 +188,7 @@ def binary_log_loss(probs, target, *, pos_weight=None, sample_weight=None, eps=0
     p, t = np.asarray(probs).astype(WIDE), np.asarray(target).astype(WIDE)
     w = WIDE(1 if pos_weight is None else pos_weight)
     if eps > 0:
-        p = np.clip(p, WIDE(eps), 1 - WIDE(eps))
+        p = np.clip(p, WIDE(eps), WIDE(1.0 - eps))
     with np.errstate(divide="ignore"):
         return _binary(w * times(t, -np.log(p)) + times(1 - t, -np.log1p(-p)), sample_weight, reduction)
 
@@ -338,10 +339,11 @@ def exact_cross_entropy(z, target, weight=None, label_smoothing=0.0, temperature
         return exact_nll(z, target, temperature) * (1 if weight is None else exact(weight[target]))
     c, epsilon = len(z), exact(label_smoothing)
     p = np.eye(1, c, target)[0] if np.ndim(target) == 0 else target
+    w = np.ones(c) if weight is None else weight
+    kinds = Counter(zip(*(np.asarray(x, np.float64).tolist() for x in (z, p, w)), strict=True))  # few, if C is large
     coefficients = {}  # summed over equal logits, so that the logarithms are few
-    for k, v in enumerate(np.asarray(z, np.float64).tolist()):
-        own = (1 - epsilon) * exact(p[k]) + epsilon / c
-        coefficients.setdefault(v, []).append(own if weight is None else own * exact(weight[k]))
+    for (v, p_k, w_k), n in kinds.items():
+        coefficients.setdefault(v, []).append(n * exact(w_k) * ((1 - epsilon) * exact(p_k) + epsilon / c))
     found = exact_distribution(z, temperature)
     total = EXACT.mpf(0)
     for v, parts in coefficients.items():
@@ -359,7 +361,7 @@ def exact_log_loss(probs, target, weight=None, eps=0.0, normalize=False):
     if normalize:
         q = [v / total for v in q]
     if eps > 0:
-        q = [min(max(v, exact(eps)), 1 - exact(eps)) for v in q]
+        q = [min(max(v, exact(eps)), exact(1.0 - eps)) for v in q]
     p = np.eye(1, c, target)[0] if np.ndim(target) == 0 else target
     w = np.ones(c) if weight is None else weight
     terms = [exact(w[k]) * exact(p[k]) * (-EXACT.log(q[k]) if q[k] else INF) for k in range(c) if p[k] and w[k]]
@@ -404,6 +406,6 @@ def exact_binary_log_loss(p, t, pos_weight=1.0, eps=0.0):
     """-w t ln p - (1 - t) ln(1 - p)."""
     p, t = exact(p), exact(t)
     if eps > 0:
-        p = min(max(p, exact(eps)), 1 - exact(eps))
+        p = min(max(p, exact(eps)), exact(1.0 - eps))
     positive = exact(pos_weight) * t * (-EXACT.log(p) if p else INF) if t else EXACT.mpf(0)
     return positive + ((1 - t) * (-EXACT.log1p(-p) if p != 1 else INF) if t != 1 else 0)
