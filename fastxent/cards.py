@@ -79,8 +79,8 @@ def demo_card(result: "Result") -> Group:
     )
     parts: list[Any] = [Text("fastxent demo", "bold"), "", story, "", table, "", Text(times, "dim")]
     if n < EXPECTED_ROWS:
-        short = f"This Python ships few sources: {n:,} rows a model, fewer than the {EXPECTED_ROWS:,} expected."
-        parts.insert(3, Text(short, "yellow"))
+        short = f"Few sources here: {n:,} rows a model, fewer than the {EXPECTED_ROWS:,} of a whole standard library."
+        parts[3:3] = ["", Text(short, "yellow")]
     return Group(*parts)
 
 
@@ -99,8 +99,8 @@ def _figures(score: "Score") -> Table:
     table.add_column(justify="right", style="bold")
     table.add_column(style="dim", overflow="fold")
     rows: list[tuple[str, float | None, str, str]] = [
-        ("NLL", score.nll, ".6f", f"nats; standard error {score.nll_se:.2g}, 95 % {low:.5g} to {high:.5g}"),
-        ("", score.nll_bits, ".6f", "bits"),
+        ("NLL", score.nll, ".6f", f"nats, standard error {score.nll_se:.2g}"),
+        ("", score.nll_bits, ".6f", f"bits; 95 %: {low:.5g} to {high:.5g} nats"),
         ("log-likelihood", score.log_likelihood, ".10g", "nats, the rows' sum"),
         ("perplexity", score.perplexity, ".6g", ""),
         ("accuracy", score.accuracy, ".2%", ""),
@@ -108,8 +108,8 @@ def _figures(score: "Score") -> Table:
         ("Brier score", score.brier, ".6f", "0 to 2"),
         ("mean entropy", score.entropy, ".6f", "nats"),
         ("mean confidence", score.confidence, ".2%", ""),
-        ("calibration error", score.ece, ".6f", "expected: |confidence - accuracy| over the bins"),
-        ("skill", score.skill, ".6f", "D2: 0 is predicting the labels' frequencies, 1 perfect"),
+        ("calibration error", score.ece, ".6f", "expected, over the bins below"),
+        ("skill", score.skill, ".6f", "1: perfect, 0: predicts the frequencies"),
         ("ROC AUC", score.roc_auc, ".6f", f"within {score.roc_auc_resolution or 0.0:.1g}"),
     ]
     for name, value, form, note in rows:

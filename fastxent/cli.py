@@ -189,6 +189,8 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # other people's deprecations
+            warnings.simplefilter("default", RuntimeWarning)
             warnings.showwarning = lambda message, *_: _complain("warning", str(message))  # type: ignore[assignment]
             code = app(arguments or ["--help"], prog_name="fastxent", standalone_mode=False)
             sys.stdout.flush()
