@@ -1,32 +1,43 @@
-"""The parallel loops, and the drivers that the rest of the package calls. The only file with parallel loops.
+"""The parallel loop, and the drivers that the rest of the package calls. The only file with parallel loops.
 
 A driver takes one slice of rows as arrays, chooses serial or parallel by the size of the work, and returns (row, reason):
 the first row that is refused, and why (blocks.OK and so on), or (-1, OK). ``out`` is float64[n_rows], or empty where rows
 are not wanted; ``sums`` is int64[2, STATE_SIZE], exact sums of the losses and of the weights that the mean divides by,
 or has no rows. The chunks of a slice may be cut anywhere: rows do not know of each other, and the sums are exact.
+
+One loop serves every chunk function and type, by address: threads are slow to compile, and a function that contains
+another would be compiled around it once more.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
-from fastxent.kernels import chunks, elementary
+from fastxent.kernels import cards, chunks, elementary
 from fastxent.kernels.blocks import (  # noqa: F401  (the reasons are this module's, to its callers)
-    LABEL, NOT_PROBABILITY, OK, POSITIVE_LOG_PROB, ROW_SUM, TARGET_NEGATIVE, TARGET_SUM, TYPES, view_of,
+    CARD, EPS, FLAG, HAS_IGNORE, IGNORE, KEEP, KIND, LABEL, N, N_INTEGERS, N_REALS, NOT_PROBABILITY, OK, POS_WEIGHT,
+    POSITIVE_LOG_PROB, ROW_SUM, SCALE, SCALE_LOW, SPREAD, SUM_TOL, TARGET_NEGATIVE, TARGET_SUM, TYPES, view_of,
 )  # fmt: skip
 from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_merge
 from fastxent.kernels.jit import compiled, parallel, prange
 from fastxent.kernels.probabilities import LOG_PROBS, LOGITS, PROBS  # noqa: F401
 from fastxent.threads import team
 
-# Below so many elements, starting threads costs more than they save (a parallel call: some 3 us; a thread reads 32 KiB in 2).
+# Below so many elements starting threads costs more than they save: a parallel call takes some 3 us, in which one thread
+# reads 32 KiB.
 SERIAL_ELEMENTS = 1 << 15
 CHUNKS_PER_THREAD = 8
 
+_NO_LABELS = np.empty(0, np.int64)
+_NO_REALS = np.empty(0)
+_NO_SUMS = np.zeros((0, STATE_SIZE), np.int64)
+
 
 class ScoreRows(NamedTuple):
-    """The figures of a slice's rows, for the score card: float64[n_rows], the last two int64."""
+    """The figures of a slice's rows, for the score card: contiguous float64[n_rows], the last two int64."""
 
     nll: Any
     entropy: Any
@@ -36,32 +47,34 @@ class ScoreRows(NamedTuple):
     rank: Any
 
 
-def _run(
-    serial: Callable[..., None], loop: Callable[..., None], n_rows: int, n_classes: int, options: tuple[Any, ...], sums: Any
-) -> tuple[int, int]:
-    """Run a loop over the rows in chunks, side by side where that pays, and gather sums and the first refusal."""
-    if n_rows == 0:
-        return -1, OK
-    threads = 1
-    if n_rows * n_classes >= SERIAL_ELEMENTS and n_rows > 1:
-        with team() as threads:
-            if threads > 1:
-                n_chunks = min(threads * CHUNKS_PER_THREAD, n_rows)
-                reports = np.zeros((n_chunks, 2), np.int64)
-                parts = np.zeros((n_chunks, *sums.shape), np.int64)
-                loop(n_rows, options, parts, reports)
-                return _gather(parts, reports, sums)
-    report = np.zeros(2, np.int64)
-    serial(0, n_rows, options, sums, report)
-    return (int(report[0]), int(report[1])) if report[1] else (-1, OK)
+# --- running a chunk function over rows -------------------------------------------------------------------------------
 
 
-def _gather(parts: np.ndarray, reports: np.ndarray, sums: np.ndarray) -> tuple[int, int]:
-    for row, reason in reports:
-        if reason:
-            return int(row), int(reason)
-    merge_parts(parts, sums)
-    return -1, OK
+@intrinsic
+def call_chunk(typingctx, chunk, arguments):
+    """Call a chunk function, given by its address, with a tuple of arguments."""
+
+    def build(context, builder, signature, args):
+        kinds = signature.args[1].types
+        values = cgutils.unpack_tuple(builder, args[1])
+        kind = context.call_conv.get_function_type(types.none, kinds)
+        function = builder.inttoptr(args[0], kind.as_pointer())
+        status, _ = context.call_conv.call_function(builder, function, types.none, kinds, values)
+        with cgutils.if_unlikely(builder, status.is_error):
+            context.call_conv.return_status_propagate(builder, status)
+        return context.get_dummy_value()
+
+    return types.none(chunk, arguments), build
+
+
+@parallel
+def run_chunks(chunk, n_rows, like, integers, reals, labels, class_weight, sample_weight, out, parts, reports):
+    """Run a chunk function on every part of the rows, each with its own sums and report."""
+    k = parts.shape[0]
+    for c in prange(k):
+        start, stop = n_rows * c // k, n_rows * (c + 1) // k
+        rest = (integers, reals, labels, class_weight, sample_weight, out, parts[c], reports[c])
+        call_chunk(chunk, (start, stop, like, like, *rest))
 
 
 @compiled
@@ -72,8 +85,91 @@ def merge_parts(parts, sums):
             exact_sum_merge(sums[j], parts[c, j])
 
 
+def _address(chunk: Any, arguments: tuple[Any, ...]) -> int:
+    """The compiled code of a chunk function for these arguments; compiled or loaded when needed."""
+    key = chunk, arguments[2].dtype, arguments[3].dtype
+    if key not in _addresses:
+        from numba import typeof
+
+        signature = tuple(typeof(x) for x in arguments)
+        chunk.compile(signature)
+        result = chunk.overloads[signature]
+        _addresses[key] = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+    return _addresses[key]
+
+
+_addresses: dict[Any, int] = {}
+
+
+class _Alias:
+    """Another array's memory, writable: for Numba a read-only array is of another type, and would be compiled for anew."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.owner = array
+        self.__array_interface__ = {**array.__array_interface__, "data": (array.__array_interface__["data"][0], False)}
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    return array if array.flags.writeable else np.asarray(_Alias(array))
+
+
+class Call:
+    """One call's options, in the arrays that a chunk function reads."""
+
+    def __init__(self, first: np.ndarray, second: np.ndarray | None = None, *, n_classes: int) -> None:
+        self.integers = np.zeros(N_INTEGERS, np.int64)
+        self.reals = np.zeros(N_REALS)
+        self.integers[:5] = view_of(first)
+        self.integers[N] = n_classes
+        self.like = self.second_like = TYPES[first.dtype]
+        if second is not None:
+            self.integers[5:10] = view_of(second)
+            self.second_like = TYPES[second.dtype]
+        self.n_rows = first.shape[0] * first.shape[1]
+        self.elements = self.n_rows * n_classes
+        self.labels, self.class_weight, self.sample_weight = _NO_LABELS, _NO_REALS, _NO_REALS
+
+    def ignore(self, has_ignore: bool, index: int) -> None:
+        self.integers[HAS_IGNORE] = has_ignore
+        self.integers[IGNORE] = index
+
+    def temperature(self, temperature: float) -> None:
+        self.reals[SCALE], self.reals[SCALE_LOW] = scale_of(temperature)
+
+    def run(self, chunk: Any, out: np.ndarray = _NO_REALS, sums: np.ndarray = _NO_SUMS) -> tuple[int, int]:
+        """Run a chunk function over the rows, side by side where that pays; gather sums and the first refusal."""
+        n = self.n_rows
+        if n == 0:
+            return -1, OK
+        given = (_plain(x) for x in (self.labels, self.class_weight, self.sample_weight))
+        data = self.integers, self.reals, *given, out
+        if self.elements >= SERIAL_ELEMENTS and n > 1:
+            with team() as threads:
+                if threads > 1:
+                    n_chunks = min(threads * CHUNKS_PER_THREAD, n)
+                    reports = np.zeros((n_chunks, 2), np.int64)
+                    parts = np.zeros((n_chunks, *sums.shape), np.int64)
+                    address = _address(chunk, (0, n, self.like, self.second_like, *data, parts[0], reports[0]))
+                    run_chunks(address, n, TYPES[np.dtype(np.float64)], *data, parts, reports)
+                    return _gather(parts, reports, sums)
+        report = np.zeros(2, np.int64)
+        chunk(0, n, self.like, self.second_like, *data, sums, report)
+        return (int(report[0]), int(report[1])) if report[1] else (-1, OK)
+
+
+def _gather(parts: np.ndarray, reports: np.ndarray, sums: np.ndarray) -> tuple[int, int]:
+    refused = reports[reports[:, 1] != OK]
+    if len(refused):
+        return int(refused[0, 0]), int(refused[0, 1])
+    if len(sums):
+        merge_parts(parts, sums)
+    return -1, OK
+
+
 def scale_of(temperature: float) -> tuple[float, float]:
     """1 / temperature in two words: the second is the first's error, to first order."""
+    if temperature == 1.0:
+        return 1.0, 0.0
     scale = 1.0 / temperature
     high, low = _two_product(scale, temperature)
     return scale, ((1.0 - high) - low) * scale
@@ -83,7 +179,7 @@ def _two_product(a: float, b: float) -> tuple[float, float]:
     """a·b exactly, in two words (Dekker, 1971)."""
 
     def split(x: float) -> tuple[float, float]:
-        c = 134217729.0 * x
+        c = 134217729.0 * x  # 2^27 + 1
         high = c - (c - x)
         return high, x - high
 
@@ -92,154 +188,104 @@ def _two_product(a: float, b: float) -> tuple[float, float]:
     return product, ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2
 
 
-def _matrix(array: np.ndarray) -> tuple[Any, ...]:
-    return *view_of(array), TYPES[array.dtype]
-
-
-def _in_wide_type(z: np.ndarray, temperature: float) -> np.ndarray:
+def _wide_enough(z: np.ndarray, temperature: float) -> np.ndarray:
     """Logits as float64 where 1/T has no accurate float32 words."""
     return z.astype(np.float64) if z.dtype == np.float32 and not 2.0**-20 <= temperature <= 2.0**20 else z
+
+
+# --- the losses -------------------------------------------------------------------------------------------------------
 
 
 def hard_cross_entropy(
     z, labels, class_weight, sample_weight, has_ignore, ignore_index, label_smoothing, temperature, out, sums
 ):
     """Cross-entropy of logits and class indices."""
-    z, n = _in_wide_type(z, temperature), z.shape[2]
-    common = (*_matrix(z), n, labels, class_weight, sample_weight, has_ignore, ignore_index)
+    call = _hard(_wide_enough(z, temperature), labels, class_weight, sample_weight, has_ignore, ignore_index)
+    call.temperature(temperature)
     if label_smoothing == 0.0:
-        options = (*common, *scale_of(temperature), out)
-        return _run(chunks.hard_cross_entropy, _hard_cross_entropy, labels.size, n, options, sums)
-    options = (*common, 1.0 - label_smoothing, label_smoothing / n, *scale_of(temperature), out)
-    return _run(chunks.smoothed_cross_entropy, _smoothed_cross_entropy, labels.size, n, options, sums)
-
-
-@parallel
-def _hard_cross_entropy(n_rows, options, parts, reports):
-    k = parts.shape[0]
-    for c in prange(k):
-        chunks.hard_cross_entropy(n_rows * c // k, n_rows * (c + 1) // k, options, parts[c], reports[c])
-
-
-@parallel
-def _smoothed_cross_entropy(n_rows, options, parts, reports):
-    k = parts.shape[0]
-    for c in prange(k):
-        chunks.smoothed_cross_entropy(n_rows * c // k, n_rows * (c + 1) // k, options, parts[c], reports[c])
+        return call.run(chunks.hard_cross_entropy, out, sums)
+    _smooth(call, label_smoothing)
+    return call.run(chunks.smoothed_cross_entropy, out, sums)
 
 
 def soft_cross_entropy(z, target, class_weight, sample_weight, label_smoothing, temperature, out, sums):
     """Cross-entropy of logits and distributions."""
-    z, n = _in_wide_type(z, temperature), z.shape[2]
-    mix = 1.0 - label_smoothing, label_smoothing / n
-    options = (*_matrix(z), *_matrix(target), n, class_weight, sample_weight, *mix, *scale_of(temperature), out)
-    return _run(chunks.soft_cross_entropy, _soft_cross_entropy, z.shape[0] * z.shape[1], n, options, sums)
-
-
-@parallel
-def _soft_cross_entropy(n_rows, options, parts, reports):
-    k = parts.shape[0]
-    for c in prange(k):
-        chunks.soft_cross_entropy(n_rows * c // k, n_rows * (c + 1) // k, options, parts[c], reports[c])
+    call = _soft(_wide_enough(z, temperature), target, class_weight, sample_weight)
+    call.temperature(temperature)
+    _smooth(call, label_smoothing)
+    return call.run(chunks.soft_cross_entropy, out, sums)
 
 
 def hard_nll(log_probs, labels, class_weight, sample_weight, has_ignore, ignore_index, out, sums):
     """NLL of log-probabilities and class indices."""
-    n = log_probs.shape[2]
-    options = (*_matrix(log_probs), n, labels, class_weight, sample_weight, has_ignore, ignore_index, out)
-    return _run(chunks.hard_nll, _hard_nll, labels.size, 8, options, sums)
-
-
-@parallel
-def _hard_nll(n_rows, options, parts, reports):
-    k = parts.shape[0]
-    for c in prange(k):
-        chunks.hard_nll(n_rows * c // k, n_rows * (c + 1) // k, options, parts[c], reports[c])
+    call = _hard(log_probs, labels, class_weight, sample_weight, has_ignore, ignore_index)
+    call.elements = 8 * call.n_rows  # a row costs one entry, in a cache line of its own
+    return call.run(chunks.hard_nll, out, sums)
 
 
 def soft_nll(log_probs, target, class_weight, sample_weight, out, sums):
     """NLL of log-probabilities and distributions."""
-    outer, inner, n = log_probs.shape
-    options = (*_matrix(log_probs), *_matrix(target), n, class_weight, sample_weight, out)
-    return _run(chunks.soft_nll_rows, _soft_nll, outer * inner, n, options, sums)
-
-
-@parallel
-def _soft_nll(n_rows, options, parts, reports):
-    k = parts.shape[0]
-    for c in prange(k):
-        chunks.soft_nll_rows(n_rows * c // k, n_rows * (c + 1) // k, options, parts[c], reports[c])
+    return _soft(log_probs, target, class_weight, sample_weight).run(chunks.soft_nll_rows, out, sums)
 
 
 def hard_log_loss(
     probs, labels, class_weight, sample_weight, has_ignore, ignore_index, eps, normalize, sum_tol, out, sums
 ):
     """Log loss of probabilities and class indices."""
-    n = probs.shape[2]
-    common = (*_matrix(probs), n, labels, class_weight, sample_weight, has_ignore, ignore_index)
-    options = (*common, eps, normalize, sum_tol, out)
-    return _run(chunks.hard_log_loss, _hard_log_loss, labels.size, n, options, sums)
-
-
-@parallel
-def _hard_log_loss(n_rows, options, parts, reports):
-    k = parts.shape[0]
-    for c in prange(k):
-        chunks.hard_log_loss(n_rows * c // k, n_rows * (c + 1) // k, options, parts[c], reports[c])
+    call = _hard(probs, labels, class_weight, sample_weight, has_ignore, ignore_index)
+    call.integers[FLAG], call.reals[EPS], call.reals[SUM_TOL] = normalize, eps, sum_tol
+    return call.run(chunks.hard_log_loss, out, sums)
 
 
 def soft_log_loss(probs, target, class_weight, sample_weight, eps, normalize, sum_tol, out, sums):
     """Log loss of probabilities and distributions."""
-    outer, inner, n = probs.shape
-    options = (*_matrix(probs), *_matrix(target), n, class_weight, sample_weight, eps, normalize, sum_tol, out)
-    return _run(chunks.soft_log_loss_rows, _soft_log_loss, outer * inner, n, options, sums)
-
-
-@parallel
-def _soft_log_loss(n_rows, options, parts, reports):
-    k = parts.shape[0]
-    for c in prange(k):
-        chunks.soft_log_loss_rows(n_rows * c // k, n_rows * (c + 1) // k, options, parts[c], reports[c])
+    call = _soft(probs, target, class_weight, sample_weight)
+    call.integers[FLAG], call.reals[EPS], call.reals[SUM_TOL] = normalize, eps, sum_tol
+    return call.run(chunks.soft_log_loss_rows, out, sums)
 
 
 def binary_cross_entropy(logits, target, pos_weight, sample_weight, out, sums):
     """Binary cross-entropy of logits, both arguments one number a row."""
-    options = (*_column(logits), *_column(target), pos_weight, sample_weight, True, 0.0, out)
-    return _run(chunks.binary, _binary, logits.size, 8, options, sums)
+    return _binary(logits, target, pos_weight, sample_weight, True, 0.0, out, sums)
 
 
 def binary_log_loss(probs, target, pos_weight, sample_weight, eps, out, sums):
     """Binary log loss of probabilities, both arguments one number a row."""
-    options = (*_column(probs), *_column(target), pos_weight, sample_weight, False, eps, out)
-    return _run(chunks.binary, _binary, probs.size, 8, options, sums)
+    return _binary(probs, target, pos_weight, sample_weight, False, eps, out, sums)
 
 
-def _column(array: np.ndarray) -> tuple[Any, ...]:
-    return _matrix(array[None, :, None])
+def _binary(x, target, pos_weight, sample_weight, is_logits, eps, out, sums):
+    call = _soft(x[None, :, None], target[None, :, None], _NO_REALS, sample_weight)
+    call.integers[FLAG], call.reals[POS_WEIGHT], call.reals[EPS] = is_logits, pos_weight, eps
+    call.elements = 8 * call.n_rows
+    return call.run(chunks.binary, out, sums)
 
 
-@parallel
-def _binary(n_rows, options, parts, reports):
-    k = parts.shape[0]
-    for c in prange(k):
-        chunks.binary(n_rows * c // k, n_rows * (c + 1) // k, options, parts[c], reports[c])
+def _hard(z, labels, class_weight, sample_weight, has_ignore, ignore_index):
+    call = Call(z, n_classes=z.shape[2])
+    call.labels, call.class_weight, call.sample_weight = labels, class_weight, sample_weight
+    call.ignore(has_ignore, ignore_index)
+    return call
 
 
-_NO_SUMS = np.zeros((0, STATE_SIZE), np.int64)
+def _soft(z, target, class_weight, sample_weight):
+    call = Call(z, target, n_classes=z.shape[2])
+    call.class_weight, call.sample_weight = class_weight, sample_weight
+    return call
+
+
+def _smooth(call, label_smoothing):
+    call.reals[KEEP], call.reals[SPREAD] = 1.0 - label_smoothing, label_smoothing / int(call.integers[N])
+
+
+# --- what has no target -----------------------------------------------------------------------------------------------
 
 
 def logsumexp(z, temperature, out):
     """ln Σ e^(z/T) of each row."""
-    z, n = _in_wide_type(z, temperature), z.shape[2]
-    options = (*_matrix(z), n, *scale_of(temperature), out)
-    return _run(chunks.logsumexp, _logsumexp, out.size, n, options, _NO_SUMS)
-
-
-@parallel
-def _logsumexp(n_rows, options, parts, reports):
-    k = parts.shape[0]
-    for c in prange(k):
-        chunks.logsumexp(n_rows * c // k, n_rows * (c + 1) // k, options, parts[c], reports[c])
+    call = Call(_wide_enough(z, temperature), n_classes=z.shape[2])
+    call.temperature(temperature)
+    return call.run(chunks.logsumexp, out)
 
 
 def softmax(z, temperature, out):
@@ -253,47 +299,53 @@ def log_softmax(z, temperature, out):
 
 
 def _normalised(z, temperature, out, logarithm):
-    if _in_wide_type(z, temperature) is not z:
-        wide = np.empty(z.shape)
-        _normalised(z.astype(np.float64), temperature, wide, logarithm)
-        out[...] = wide
-        return -1, OK
-    outer, inner, n = z.shape
-    options = (*_matrix(z), *view_of(out), n, *scale_of(temperature), logarithm)
-    return _run(chunks.normalised, _normalised_rows, outer * inner, n, options, _NO_SUMS)
-
-
-@parallel
-def _normalised_rows(n_rows, options, parts, reports):
-    k = parts.shape[0]
-    for c in prange(k):
-        chunks.normalised(n_rows * c // k, n_rows * (c + 1) // k, options, parts[c], reports[c])
+    wide = _wide_enough(z, temperature)
+    result = out if wide is z else np.empty(z.shape)
+    call = Call(wide, result, n_classes=z.shape[2])
+    call.temperature(temperature)
+    call.integers[FLAG] = logarithm
+    status = call.run(chunks.normalised)
+    if result is not out:
+        out[...] = result
+    return status
 
 
 def entropy(p, kind, out):
     """-Σ q ln q of each row."""
-    options = (*_matrix(p), p.shape[2], kind, out)
-    return _run(chunks.entropy, _entropy, out.size, p.shape[2], options, _NO_SUMS)
-
-
-@parallel
-def _entropy(n_rows, options, parts, reports):
-    k = parts.shape[0]
-    for c in prange(k):
-        chunks.entropy(n_rows * c // k, n_rows * (c + 1) // k, options, parts[c], reports[c])
+    call = Call(p, n_classes=p.shape[2])
+    call.integers[KIND] = kind
+    return call.run(chunks.entropy, out)
 
 
 def kl_divergence(p, q, kind, out):
     """Σ p ln(p / q) of each pair of rows."""
-    options = (*_matrix(p), *_matrix(q), p.shape[2], kind, out)
-    return _run(chunks.kl_divergence, _kl_divergence, out.size, p.shape[2], options, _NO_SUMS)
+    call = Call(p, q, n_classes=p.shape[2])
+    call.integers[KIND] = kind
+    return call.run(chunks.kl_divergence, out)
 
 
-@parallel
-def _kl_divergence(n_rows, options, parts, reports):
-    k = parts.shape[0]
-    for c in prange(k):
-        chunks.kl_divergence(n_rows * c // k, n_rows * (c + 1) // k, options, parts[c], reports[c])
+# --- the score card ---------------------------------------------------------------------------------------------------
+
+
+def score_rows(kind, z, labels, has_ignore, ignore_index, eps, normalize, sum_tol, temperature, card):
+    """The figures of every row, for class indices."""
+    z = _wide_enough(z, temperature)
+    call = _hard(z, labels, _NO_REALS, _NO_REALS, has_ignore, ignore_index)
+    return _score(call, kind, eps, normalize, sum_tol, temperature, card, cards.score_logits, cards.score_probabilities)
+
+
+def score_rows_soft(kind, z, target, eps, normalize, sum_tol, temperature, card):
+    """The same for distributions; the rank is 0."""
+    call = _soft(_wide_enough(z, temperature), target, _NO_REALS, _NO_REALS)
+    drivers = cards.score_logits_soft, cards.score_probabilities_soft
+    return _score(call, kind, eps, normalize, sum_tol, temperature, card, *drivers)
+
+
+def _score(call, kind, eps, normalize, sum_tol, temperature, card, logits, probabilities):
+    call.temperature(temperature)
+    call.integers[KIND], call.integers[FLAG], call.reals[EPS], call.reals[SUM_TOL] = kind, normalize, eps, sum_tol
+    call.integers[CARD : CARD + 6] = [column.__array_interface__["data"][0] for column in card]
+    return call.run(logits if kind == LOGITS else probabilities)
 
 
 @compiled

@@ -16,6 +16,11 @@ from fastxent.kernels.tiles import ROWS
 # Why a row is refused.
 OK, LABEL, NOT_PROBABILITY, ROW_SUM, POSITIVE_LOG_PROB, TARGET_NEGATIVE, TARGET_SUM = range(7)
 
+# A call's options by position: two views (see above), then whole numbers, six addresses for cards.py; and reals.
+N, HAS_IGNORE, IGNORE, FLAG, KIND, CARD = range(10, 16)
+N_INTEGERS = CARD + 6
+SCALE, SCALE_LOW, KEEP, SPREAD, EPS, SUM_TOL, POS_WEIGHT, N_REALS = range(8)
+
 COPY_ELEMENTS = 1 << 17  # rows whose classes are apart are copied together, about so many elements at a time
 LOSSES, WEIGHTS = 0, 1  # the rows of ``sums``
 
@@ -28,6 +33,18 @@ def view_of(array: np.ndarray) -> tuple[int, int, int, int, int]:
 
 
 TYPES = {np.dtype(t): np.empty(0, t) for t in (np.float32, np.float64)}
+
+
+@inline
+def first_view(integers):
+    """The view of the first matrix, from a call's integers."""
+    return integers[0], integers[1], integers[2], integers[3], integers[4]
+
+
+@inline
+def second_view(integers):
+    """That of the second one: a target, or an output."""
+    return integers[5], integers[6], integers[7], integers[8], integers[9]
 
 
 @inline

@@ -1,6 +1,8 @@
 """A chunk of rows -> their losses: the serial loops that batch.py runs side by side.
 
-Each takes (start, stop, options, sums, report): the rows start..stop, a tuple of the call's arguments, the exact sums to
+Each takes (
+    start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
+): the rows start..stop, a tuple of the call's arguments, the exact sums to
 add to, and where to note the first row that is refused. Losses are made in blocks of ROWS: figures row by row (or tile by
 tile), then what is the same for every row in vectors.
 """
@@ -11,8 +13,9 @@ import numpy as np
 
 from fastxent.kernels import elementary
 from fastxent.kernels.blocks import (
-    LABEL, NOT_PROBABILITY, POSITIVE_LOG_PROB, ROW_SUM, TARGET_NEGATIVE, TARGET_SUM, block_rows, copy_buffer, read_labels,
-    refuse, row_block, settle, settle_labels, strided,
+    EPS, FLAG, HAS_IGNORE, IGNORE, KEEP, KIND, LABEL, N, NOT_PROBABILITY, POS_WEIGHT, POSITIVE_LOG_PROB, ROW_SUM, SCALE,
+    SCALE_LOW, SPREAD, SUM_TOL, TARGET_NEGATIVE, TARGET_SUM, block_rows, copy_buffer, first_view, read_labels, refuse,
+    row_block, second_view, settle, settle_labels, strided,
 )  # fmt: skip
 from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.probabilities import LOGITS, PROBS, are_log_probs, clipped_log_loss, divergence, information
@@ -27,7 +30,7 @@ from fastxent.kernels.simd import (
 )  # fmt: skip
 from fastxent.kernels.tiles import ROWS, TILE_CLASSES, fill_tile, tile_exp_sum
 
-SUM_TOL = 1e-3  # how far from 1 a distribution may sum, where no option says
+DISTRIBUTION_TOL = 1e-3  # how far from 1 a distribution may sum, where no option says
 
 
 @inline
@@ -43,7 +46,11 @@ def figures_of(view, like, n, i, m, label, plain, scale, scale_low, figures, buf
     p, step = row_block(view, like, i, m, n, buffer)
     for r in range(m):
         row = offset(p, r * step)
-        a, k, s = exp_sum(row, n, label[r]) if plain else exp_sum_over(row, n, label[r], scale, scale_low)
+        a, k, s, done = 0.0, 0.0, 0.0, False
+        if plain:
+            a, k, done = exp_sum(row, n, label[r])
+        if not done:
+            a, k, s = exp_sum_over(row, n, label[r], scale, scale_low)
         figures[0, r] = a
         figures[1, r] = k
         figures[2, r] = s
@@ -61,7 +68,7 @@ def nll_of(figures, values, m, scale, scale_low):
 @inline
 def workspace():
     """Figures, losses, weights and labels of one block; every entry is defined, since whole vectors are read."""
-    return np.zeros((6, ROWS)), np.zeros(ROWS), np.zeros(ROWS), np.full(ROWS + 16, -1)
+    return np.zeros((6, ROWS)), np.zeros(ROWS), np.zeros(ROWS), np.full(ROWS + 16, -1, np.int64)
 
 
 @inline
@@ -70,10 +77,13 @@ def tile_buffer(view, like, n):
 
 
 @compiled
-def hard_cross_entropy(start, stop, options, sums, report):
+def hard_cross_entropy(
+    start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
+):
     """Logits and class indices, without smoothing."""
-    view = options[:5]
-    like, n, labels, class_weight, sample_weight, has_ignore, ignore_index, scale, scale_low, out = options[5:]
+    view, n = first_view(integers), integers[N]
+    has_ignore, ignore_index = integers[HAS_IGNORE] != 0, integers[IGNORE]
+    scale, scale_low = reals[SCALE], reals[SCALE_LOW]
     figures, values, factors, label = workspace()
     buffer, tile = copy_buffer(view, like, n, TILE_CLASSES), tile_buffer(view, like, n)
     plain = scale == 1.0
@@ -110,12 +120,14 @@ def add_distances(figures, values, m, scale):
 
 
 @compiled
-def smoothed_cross_entropy(start, stop, options, sums, report):
+def smoothed_cross_entropy(
+    start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
+):
     """Logits and class indices, with label smoothing."""
-    view = options[:5]
-    like, n, labels, class_weight, sample_weight, has_ignore, ignore_index, keep, spread, scale, scale_low, out = (
-        options[5:]
-    )
+    view, n = first_view(integers), integers[N]
+    has_ignore, ignore_index = integers[HAS_IGNORE] != 0, integers[IGNORE]
+    scale, scale_low = reals[SCALE], reals[SCALE_LOW]
+    keep, spread = reals[KEEP], reals[SPREAD]
     figures, values, factors, label = workspace()
     buffer, w = copy_buffer(view, like, n, 0), pointer(class_weight, 0)
     i = start
@@ -139,10 +151,13 @@ def smoothed_cross_entropy(start, stop, options, sums, report):
 
 
 @compiled
-def soft_cross_entropy(start, stop, options, sums, report):
+def soft_cross_entropy(
+    start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
+):
     """Logits and distributions."""
-    view, like, t_view = options[:5], options[5], options[6:11]
-    t_like, n, class_weight, sample_weight, keep, spread, scale, scale_low, out = options[11:]
+    view, t_view, n = first_view(integers), second_view(integers), integers[N]
+    scale, scale_low = reals[SCALE], reals[SCALE_LOW]
+    keep, spread = reals[KEEP], reals[SPREAD]
     figures, values, factors, _ = workspace()
     buffer, t_buffer, w = copy_buffer(view, like, n, 0), copy_buffer(t_view, t_like, n, 0), pointer(class_weight, 0)
     i = start
@@ -158,7 +173,7 @@ def soft_cross_entropy(start, stop, options, sums, report):
             )
             if not valid:
                 return refuse(report, i + r, TARGET_NEGATIVE)
-            if not abs(mass - 1.0) <= SUM_TOL:
+            if not abs(mass - 1.0) <= DISTRIBUTION_TOL:
                 return refuse(report, i + r, TARGET_SUM)
             factors[r] = 1.0
         nll_of(figures, values, m, scale, scale_low)
@@ -168,10 +183,12 @@ def soft_cross_entropy(start, stop, options, sums, report):
 
 
 @compiled
-def hard_nll(start, stop, options, sums, report):
+def hard_nll(
+    start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
+):
     """Log-probabilities and class indices: the labels' entries alone are read."""
-    view = options[:5]
-    like, n, labels, class_weight, sample_weight, has_ignore, ignore_index, out = options[5:]
+    view, n = first_view(integers), integers[N]
+    has_ignore, ignore_index = integers[HAS_IGNORE] != 0, integers[IGNORE]
     _, values, factors, label = workspace()
     i = start
     while i < stop:
@@ -190,10 +207,11 @@ def hard_nll(start, stop, options, sums, report):
 
 
 @compiled
-def soft_nll_rows(start, stop, options, sums, report):
+def soft_nll_rows(
+    start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
+):
     """Log-probabilities and distributions."""
-    view, like, t_view = options[:5], options[5], options[6:11]
-    t_like, n, class_weight, sample_weight, out = options[11:]
+    view, t_view, n = first_view(integers), second_view(integers), integers[N]
     _, values, factors, _ = workspace()
     buffer, t_buffer, w = copy_buffer(view, like, n, 0), copy_buffer(t_view, t_like, n, 0), pointer(class_weight, 0)
     i = start
@@ -208,7 +226,7 @@ def soft_nll_rows(start, stop, options, sums, report):
             factors[r] = 1.0
             if not valid:
                 return refuse(report, i + r, TARGET_NEGATIVE)
-            if not abs(mass - 1.0) <= SUM_TOL:
+            if not abs(mass - 1.0) <= DISTRIBUTION_TOL:
                 return refuse(report, i + r, TARGET_SUM)
             if not sound:
                 return refuse(report, i + r, POSITIVE_LOG_PROB)
@@ -217,10 +235,13 @@ def soft_nll_rows(start, stop, options, sums, report):
 
 
 @compiled
-def hard_log_loss(start, stop, options, sums, report):
+def hard_log_loss(
+    start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
+):
     """Probabilities and class indices. Range and row sums are checked in the same pass."""
-    view = options[:5]
-    like, n, labels, class_weight, sample_weight, has_ignore, ignore_index, eps, normalize, sum_tol, out = options[5:]
+    view, n = first_view(integers), integers[N]
+    has_ignore, ignore_index = integers[HAS_IGNORE] != 0, integers[IGNORE]
+    eps, normalize, sum_tol = reals[EPS], integers[FLAG] != 0, reals[SUM_TOL]
     figures, values, factors, label = workspace()
     buffer = copy_buffer(view, like, n, 0)
     i = start
@@ -249,10 +270,12 @@ def hard_log_loss(start, stop, options, sums, report):
 
 
 @compiled
-def soft_log_loss_rows(start, stop, options, sums, report):
+def soft_log_loss_rows(
+    start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
+):
     """Probabilities and distributions."""
-    view, like, t_view = options[:5], options[5], options[6:11]
-    t_like, n, class_weight, sample_weight, eps, normalize, sum_tol, out = options[11:]
+    view, t_view, n = first_view(integers), second_view(integers), integers[N]
+    eps, normalize, sum_tol = reals[EPS], integers[FLAG] != 0, reals[SUM_TOL]
     _, values, factors, _ = workspace()
     buffer, t_buffer, w = copy_buffer(view, like, n, 0), copy_buffer(t_view, t_like, n, 0), pointer(class_weight, 0)
     i = start
@@ -269,7 +292,7 @@ def soft_log_loss_rows(start, stop, options, sums, report):
             factors[r] = 1.0
             if not valid:
                 return refuse(report, i + r, TARGET_NEGATIVE)
-            if not abs(mass - 1.0) <= SUM_TOL:
+            if not abs(mass - 1.0) <= DISTRIBUTION_TOL:
                 return refuse(report, i + r, TARGET_SUM)
             if not sound:
                 return refuse(report, i + r, NOT_PROBABILITY)
@@ -280,10 +303,12 @@ def soft_log_loss_rows(start, stop, options, sums, report):
 
 
 @compiled
-def binary(start, stop, options, sums, report):
+def binary(
+    start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
+):
     """One logit or probability a row, the target a probability."""
-    view, like, t_view = options[:5], options[5], options[6:11]
-    t_like, pos_weight, sample_weight, is_logits, eps, out = options[11:]
+    view, t_view = first_view(integers), second_view(integers)
+    pos_weight, is_logits, eps = reals[POS_WEIGHT], integers[FLAG] != 0, reals[EPS]
     figures, values, factors, _ = workspace()
     f, v = pointer(figures, 0), pointer(values, 0)
     for i in range(start, stop, ROWS):
@@ -308,10 +333,12 @@ def binary(start, stop, options, sums, report):
 
 
 @compiled
-def logsumexp(start, stop, options, sums, report):
+def logsumexp(
+    start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
+):
     """ln Σ e^(z/T)."""
-    view = options[:5]
-    like, n, scale, scale_low, out = options[5:]
+    view, n = first_view(integers), integers[N]
+    scale, scale_low = reals[SCALE], reals[SCALE_LOW]
     figures, values, _, label = workspace()
     buffer, tile = copy_buffer(view, like, n, TILE_CLASSES), tile_buffer(view, like, n)
     f = pointer(figures, 0)
@@ -326,11 +353,12 @@ def logsumexp(start, stop, options, sums, report):
 
 
 @compiled
-def normalised(start, stop, options, sums, report):
+def normalised(
+    start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
+):
     """softmax, or its logarithm, of each row, written in the logits' type: rounded once, from float64."""
-    view = options[:5]
-    like, o_view = options[5], options[6:11]
-    n, scale, scale_low, logarithm = options[11:]
+    view, o_view, n, logarithm = first_view(integers), second_view(integers), integers[N], integers[FLAG] != 0
+    scale, scale_low = reals[SCALE], reals[SCALE_LOW]
     figures, values, _, _ = workspace()
     buffer, result = copy_buffer(view, like, n, 0), np.empty(n, like.dtype)
     i = start
@@ -360,10 +388,11 @@ def normalise_row(p, n, top, top_nll, scale, scale_low, logarithm, result):
 
 
 @compiled
-def entropy(start, stop, options, sums, report):
+def entropy(
+    start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
+):
     """-Σ q ln q of each row."""
-    view = options[:5]
-    like, n, kind, out = options[5:]
+    view, n, kind = first_view(integers), integers[N], integers[KIND]
     figures, values, _, _ = workspace()
     buffer = copy_buffer(view, like, n, 0)
     i = start
@@ -381,7 +410,7 @@ def entropy(start, stop, options, sums, report):
                 figures[0, r], figures[1, r], figures[2, r], figures[3, r] = a, k, s, top
                 figures[4, r] = b / a if a > 0.0 else 0.0
                 continue
-            reason = distribution_fault(row, n, kind, SUM_TOL)
+            reason = distribution_fault(row, n, kind, DISTRIBUTION_TOL)
             if reason:
                 return refuse(report, i + r, reason)
             values[r], _ = information(row, n, kind, 1.0)
@@ -412,18 +441,19 @@ def distribution_fault(p, n, kind, sum_tol):
 
 
 @compiled
-def kl_divergence(start, stop, options, sums, report):
+def kl_divergence(
+    start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
+):
     """Σ p ln(p / q) of each pair of rows."""
-    view, like, q_view = options[:5], options[5], options[6:11]
-    q_like, n, kind, out = options[11:]
-    buffer, q_buffer = copy_buffer(view, like, n, 0), copy_buffer(q_view, q_like, n, 0)
+    view, q_view, n, kind = first_view(integers), second_view(integers), integers[N], integers[KIND]
+    buffer, q_buffer = copy_buffer(view, like, n, 0), copy_buffer(q_view, t_like, n, 0)
     logs = np.empty((2, n if kind == LOGITS else 1))
     figures, values, _, _ = workspace()
     i = start
     while i < stop:
         m = min(block_rows(view, i, stop, n, 0), block_rows(q_view, i, stop, n, 0))
         p, step = row_block(view, like, i, m, n, buffer)
-        q, q_step = row_block(q_view, q_like, i, m, n, q_buffer)
+        q, q_step = row_block(q_view, t_like, i, m, n, q_buffer)
         for r in range(m):
             a, b = offset(p, r * step), offset(q, r * q_step)
             if kind == LOGITS:
@@ -431,9 +461,9 @@ def kl_divergence(start, stop, options, sums, report):
                 log_probabilities(b, n, figures, values, pointer(logs, n))
                 out[i + r] = divergence(pointer(logs, 0), pointer(logs, n), n, kind) + 0.0
                 continue
-            reason = distribution_fault(a, n, kind, SUM_TOL)
+            reason = distribution_fault(a, n, kind, DISTRIBUTION_TOL)
             if reason == 0:
-                reason = distribution_fault(b, n, kind, SUM_TOL)
+                reason = distribution_fault(b, n, kind, DISTRIBUTION_TOL)
             if reason:
                 return refuse(report, i + r, reason)
             out[i + r] = divergence(a, b, n, kind) + 0.0

@@ -27,12 +27,14 @@ from numba import prange
 from numba.core import caching, compiler, config
 from numba.misc.appdirs import AppDirs
 
+from fastxent.kernels.ingredient import IngredientCompiler
+
 __all__ = ["REGISTER", "cache_folder", "compiled", "inline", "parallel", "prange"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 # A division by zero gives inf or nan, as in NumPy. No fastmath anywhere: the order of operations is the result.
-_FLAGS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
+_FLAGS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}
 _MAGIC = b"fastxent cache 1\n"
 _KEPT_VERSIONS = 8
 
@@ -41,8 +43,27 @@ REGISTER: dict[str, Any] = {}
 
 
 def inline(function: F) -> F:
-    """Compile for use inside other kernels only: inlined by LLVM at every call, so never cached on its own."""
-    return numba.njit(forceinline=True, **_FLAGS)(function)
+    """Compile for use inside other kernels: inlined by LLVM at every call, and no machine code of its own.
+
+    Called from Python it still works, through an entry point that is compiled (or loaded) then.
+    """
+    if config.DISABLE_JIT:
+        return function
+    flags = _FLAGS | {"forceinline": True, "no_cpython_wrapper": True}
+    dispatcher: Any = numba.njit(pipeline_class=IngredientCompiler, **flags)(function)
+
+    def call_from_python(*args: Any, **kwargs: Any) -> Any:
+        entry: Any = numba.njit(**_FLAGS)(function)
+        entry._cache = _cache_of(function)
+        dispatcher._compile_for_args = entry
+        return entry(*args, **kwargs)
+
+    def add_overload(result: Any) -> None:  # known to jitted callers, unknown to the dispatch of Python's calls
+        dispatcher.overloads[tuple(result.signature.args)] = result
+
+    dispatcher._compile_for_args = call_from_python
+    dispatcher.add_overload = add_overload
+    return dispatcher
 
 
 def compiled(function: F) -> F:
@@ -56,11 +77,16 @@ def parallel(function: F) -> F:
 
 
 def _enter(function: Callable[..., Any], dispatcher: Any) -> Any:
-    # Code from elsewhere (a test, say) is not covered by the sources' hash; NUMBA_DISABLE_JIT=1 compiles nothing.
-    if function.__module__.startswith(__package__ + ".") and not config.DISABLE_JIT:
-        dispatcher._cache = _KernelCache(function)
-        REGISTER[f"{function.__module__}.{function.__qualname__}"] = dispatcher
+    if not config.DISABLE_JIT:  # else njit gave the function back
+        dispatcher._cache = _cache_of(function)
+        if function.__module__.startswith(__package__ + "."):
+            REGISTER[f"{function.__module__}.{function.__qualname__}"] = dispatcher
     return dispatcher
+
+
+def _cache_of(function: Callable[..., Any]) -> Any:
+    """The cache, or none for code from elsewhere (a test, say): the hash of the sources does not cover it."""
+    return _KernelCache(function) if function.__module__.startswith(__package__ + ".") else caching.NullCache()
 
 
 @functools.cache

@@ -80,7 +80,7 @@ def soft_log_loss(probs, target, n, w, weighted, total, total_low, eps, normaliz
 
 
 @inline
-def _pair(p, i, here, kind, factor):
+def pair(p, i, here, kind, factor):
     """Eight probabilities and their logarithms, from a row of either kind; lanes past the row are probability 0."""
     if kind == PROBS:
         q = load_some_double(p, i, here, 0.0) * factor
@@ -94,7 +94,7 @@ def information(p, n, kind, factor):
     """Entropy -Σ q ln q and Σ q² of one row of probabilities (times ``factor``) or log-probabilities."""
     entropy, entropy_low, squares, squares_low = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
     for i in range(0, n, 8):
-        q, log_q = _pair(p, i, first_lanes(n - i, entropy), kind, factor)
+        q, log_q = pair(p, i, first_lanes(n - i, entropy), kind, factor)
         entropy, entropy_low = two_sum(entropy, entropy_low, select(q == 0.0, 0.0, -(q * log_q)))
         squares, squares_low = two_sum(squares, squares_low, q * q)
     return guarded_total(entropy, entropy_low), add_reduce(squares + squares_low)

@@ -72,10 +72,10 @@ def _part(p, i, n, y):
 
 @inline
 def exp_sum(p, n, y):
-    """A, k and s of a row without class y (-1: of all classes), for T = 1, reading the row once.
+    """A and k of a row without class y (-1: of all classes), for T = 1 and s = 0, reading the row once.
 
-    The reference is the largest of the row's first block; a row that rises above it by more than the format's headroom,
-    or is far from 0, or holds a NaN or +inf, is done again by exp_sum_over.
+    The reference is the largest of the row's first block. Last comes whether that served: not for a row that rises above
+    it by more than the format's headroom, or is far from 0, or holds a NaN or +inf. Such a row is exp_sum_over's.
     """
     width = lanes(p)
     block = 4 * width
@@ -84,7 +84,7 @@ def exp_sum(p, n, y):
         top = maximum(top, _part(p, i, n, y))
     reference = np.float64(max_reduce(top))
     if not abs(reference) <= MODERATE:
-        return exp_sum_over(p, n, y, 1.0, 0.0)
+        return 0.0, 0.0, False
     k = exponent_at(reference)
     magic = fill(p, elementary.rounding(p) - k)
     floor = fill(p, (k + floor_exponent(p)) * LN_2)
@@ -104,9 +104,7 @@ def exp_sum(p, n, y):
         a, b = exp_shifted(maximum(a, floor), magic), exp_shifted(maximum(b, floor), magic)
         c, d = exp_shifted(maximum(c, floor), magic), exp_shifted(maximum(d, floor), magic)
         total, low = add_terms(total, low, (a + b) + (c + d))
-    if any_lane(~fits):
-        return exp_sum_over(p, n, y, 1.0, 0.0)
-    return add_reduce(total + low), k, 0.0
+    return add_reduce(total + low), k, not any_lane(~fits)
 
 
 @inline

@@ -26,7 +26,7 @@ from fastxent.kernels.exactsum import (
 from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.simd import bits, fma
 
-# Tally.counts: rows of each kind, how much of the growing arrays is in use, then one count for each k of top_k.
+# Tally.counts: rows of each kind, and how much of the growing arrays is in use.
 KEPT, IGNORED, INVALID, PAIRS_USED, SPILL_USED, WORST_USED, N_COUNTS = range(7)
 
 # Tally.sums. l: NLL, s: sample weight (1 without weights), r = fl(s l). Squares are in two words (x^2 = high + low
@@ -59,14 +59,19 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: Knuth's multiplic
 class Tally(NamedTuple):
     """What a set of rows adds up to. G is the number of groups (see `n_groups`), C = 0 for soft targets."""
 
-    counts: Any  # int64[N_COUNTS + K]
+    counts: Any  # int64[N_COUNTS]
     sums: Any  # int64[N_SUMS, STATE_SIZE]: exact sums
-    class_rows: Any  # int64[C, 3]: rows with this label, those predicted right, rows predicted as this class
-    bin_rows: Any  # int64[B, 2]: rows by confidence, those predicted right
+    class_rows: (
+        Any  # int64[C, 3]: rows with this label, those predicted right, those predicted as it; 0 if pairs are dense
+    )
+    bin_rows: Any  # int64[B, 2]: rows by confidence, wrong and right
+    rank_rows: Any  # int64[T + 1]: rows by the label's rank, the last for all from T on
     nll_rows: Any  # int64[N_NLL]
     score_rows: Any  # int64[2, N_SCORES]; [2, 0] unless C = 2
     pair_keys: Any  # int64[P]: 1 + label * C + predicted, 0 for a free slot; empty where pairs are dense
-    pair_rows: Any  # int64[P] or int64[C * C]: rows of each wrong pair (right ones are in class_rows)
+    pair_rows: (
+        Any  # int64[P]: rows of each wrong pair (right ones are in class_rows); dense, int64[C * C]: of each pair
+    )
     slots: Any  # int64[G, COMPACT_SIZE]: compact exact sums
     spill_index: Any  # int64[G]: 1 + the row of `spill` with what the compact sum cannot hold, or 0
     spill: Any  # int64[M, STATE_SIZE]: exact sums
@@ -161,10 +166,7 @@ def _pair_slot(keys, key):
 
 @inline
 def _count_pair(counts, pair_keys, pair_rows, key, rows):
-    """Count rows of one wrong pair; key = label * C + predicted."""
-    if pair_keys.size == 0:
-        pair_rows[key] += rows
-        return
+    """Count rows of one wrong pair in the table; key = label * C + predicted."""
     k = _pair_slot(pair_keys, key + 1)
     if pair_keys[k] == 0:
         pair_keys[k] = key + 1
@@ -241,7 +243,7 @@ def accumulate_chunk(rows, labels, weights, ids, first_id, tops, edges, start, s
     """
     nlls, entropies, confidences = borrowed(rows.nll), borrowed(rows.entropy), borrowed(rows.confidence)
     briers, predictions, ranks = borrowed(rows.brier), borrowed(rows.predicted), borrowed(rows.rank)
-    class_rows, bin_rows = borrowed(tally.class_rows), borrowed(tally.bin_rows)
+    class_rows, bin_rows, rank_rows = borrowed(tally.class_rows), borrowed(tally.bin_rows), borrowed(tally.rank_rows)
     nll_rows, score_rows = borrowed(tally.nll_rows), borrowed(tally.score_rows)
     counts, pair_keys, pair_rows = borrowed(tally.counts), borrowed(tally.pair_keys), borrowed(tally.pair_rows)
     slots, spill_index, spill = borrowed(tally.slots), borrowed(tally.spill_index), borrowed(tally.spill)
@@ -250,6 +252,7 @@ def accumulate_chunk(rows, labels, weights, ids, first_id, tops, edges, start, s
     tops, edges = borrowed(tops), borrowed(edges)
     n_classes = class_rows.shape[0]
     n_bins = bin_rows.shape[0]
+    dense = pair_keys.size == 0
     # The groups, in order: NLL by label, confidence by bin; weight by label, of hits by label, by prediction, by bin,
     # of hits by bin, by rank, by label and score.
     weight_group = n_classes + n_bins
@@ -284,16 +287,17 @@ def accumulate_chunk(rows, labels, weights, ids, first_id, tops, edges, start, s
                 label = labels[i]
                 predicted = predictions[i]
                 hit = 1 if rank == 0 else 0
-                class_rows[label, 0] += 1
-                class_rows[label, 1] += hit
-                class_rows[predicted, 2] += 1
-                if hit == 0:
-                    _count_pair(counts, pair_keys, pair_rows, label * n_classes + predicted, 1)
-                for j in range(tops.size):
-                    counts[N_COUNTS + j] += rank < tops[j]
+                if dense:
+                    pair_rows[label * n_classes + predicted] += 1
+                else:
+                    class_rows[label, 0] += 1
+                    class_rows[label, 1] += hit
+                    class_rows[predicted, 2] += 1
+                    if hit == 0:
+                        _count_pair(counts, pair_keys, pair_rows, label * n_classes + predicted, 1)
+                rank_rows[min(rank, rank_rows.size - 1)] += 1
                 k = confidence_bin(confidence, edges)
-                bin_rows[k, 0] += 1
-                bin_rows[k, 1] += hit
+                bin_rows[k, hit] += 1
                 _add_to_group(counts, slots, spill_index, spill, label, r)
                 _add_to_group(counts, slots, spill_index, spill, n_classes + k, s * confidence)
                 if weighted:
@@ -330,11 +334,11 @@ def accumulate_chunk(rows, labels, weights, ids, first_id, tops, edges, start, s
 def merge_tally(into, other):
     """Add another tally of the same layout to this one, which has room for all its pairs and spilled groups."""
     counts, more = into.counts, other.counts
-    for j in range(counts.size):
-        if j < PAIRS_USED or j >= N_COUNTS:
-            counts[j] += more[j]
+    for j in range(PAIRS_USED):
+        counts[j] += more[j]
     into.class_rows[:] += other.class_rows
     into.bin_rows[:] += other.bin_rows
+    into.rank_rows[:] += other.rank_rows
     into.nll_rows[:] += other.nll_rows
     into.score_rows[:] += other.score_rows
     for j in range(N_SUMS):
