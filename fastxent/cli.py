@@ -194,7 +194,8 @@ def main(arguments: list[str] | None = None) -> int:
             warnings.showwarning = lambda message, *_: _complain("warning", str(message))  # type: ignore[assignment]
             code = app(arguments or ["--help"], prog_name="fastxent", standalone_mode=False)
             sys.stdout.flush()
-        return int(code or OK)
+        if code != INTERRUPTED:
+            return int(code or OK)
     except KeyboardInterrupt:
         pass
     except BrokenPipeError:  # the reader of a pipe has seen enough
@@ -209,7 +210,7 @@ def main(arguments: list[str] | None = None) -> int:
         # Typer's errors have no public class in common over its versions.
         if hasattr(error, "format_message"):
             return _complain("error", f"{error.format_message()} (see fastxent --help)")
-        if type(error).__name__ != "Abort":  # what Typer makes of Ctrl-C
+        if type(error).__name__ != "Abort":  # what some versions make of Ctrl-C; others return 130
             raise
     _complain("interrupted", "nothing was written")
     return INTERRUPTED

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 N_CLASSES = 256
-CHUNK_ROWS = 1 << 15  # 32 MiB of float32 predictions
+CHUNK_ROWS = 1 << 14  # 16 MiB of float32 predictions
 EXPECTED_ROWS = 2_000_000
 SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}  # absent from some machines
 

@@ -102,11 +102,11 @@ def test_options_reach_the_scorer(capsys):
     code, out, _ = run(capsys, "score", "x.npy", "y.npy", "--temperature", 2.5, *common)
     assert code == 0
     assert json.loads(out) == as_json(score_arrays(X, Y, temperature=2.5, **python))
-    np.save("p.npy", 3 * P)
+    np.save("p.npy", 0.3 * P)
     more = ["--kind", "probs", "--normalize", "--eps", 0.01, "--sum-tol", 1e-6]
     code, out, _ = run(capsys, "score", "p.npy", "y.npy", *more, *common)
     assert code == 0
-    same = score_arrays(3 * P, Y, kind="probs", normalize=True, eps=0.01, sum_tol=1e-6, **python)
+    same = score_arrays(0.3 * P, Y, kind="probs", normalize=True, eps=0.01, sum_tol=1e-6, **python)
     assert json.loads(out) == as_json(same)
     np.save("l.npy", np.log(P))
     code, out, _ = run(capsys, "score", "l.npy", "y.npy", "--kind", "log-probs", "--json", "-")
@@ -188,7 +188,7 @@ def test_no_row_is_a_warning(capsys):
         ("scor x.npy", ["scor"]),
         ("score x.npy y.npy --colums a", ["--colums"]),
         ("score x.npy y.npy --kind odds", ["--kind", "odds"]),
-        ("score x.npy y.npy --bins many", ["--bins", "many"]),
+        ("score x.npy y.npy --bins many", ["--bins", "integer"]),
         ("score x.npy y.npy --bins 0", ["bins", "0"]),
         ("score x.npy y.npy --top-k 1;5", ["--top-k", "1;5"]),
         ("score x.npy y.npy --temperature 0", ["temperature", "0"]),
