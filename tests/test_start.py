@@ -101,7 +101,8 @@ def copy(tmp_path):
     kernels = tmp_path / "fastxent" / "kernels"
     kernels.mkdir(parents=True)
     shutil.copy(PACKAGE / "__init__.py", tmp_path / "fastxent")
-    shutil.copy(PACKAGE / "kernels" / "jit.py", kernels)
+    for name in ("jit.py", "ingredient.py"):
+        shutil.copy(PACKAGE / "kernels" / name, kernels)
     (kernels / "__init__.py").touch()
     (kernels / "inner.py").write_text(
         "from fastxent.kernels.jit import inline\n\n@inline\ndef number():\n    return 1.0\n"
