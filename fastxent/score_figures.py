@@ -108,16 +108,16 @@ def _label_figures(state: State, nll: float, weight: float) -> dict[str, Any]:
         tops, all_hits = groups.values(TOP), float(exact_sum_value(tally.sums[card.HITS]))
         exact_bin_hits = groups.fractions(BIN_HITS)
     else:
-        of_label, hits, of_prediction = tally.class_rows.T.astype(float)
-        in_bin, bin_hits = tally.bin_rows.T.astype(float)
-        tops, all_hits = tally.counts[card.N_COUNTS :].astype(float), float(hits.sum())
+        of_label, hits, of_prediction = state.class_counts().astype(float)
+        in_bin, bin_hits = tally.bin_rows.sum(1).astype(float), tally.bin_rows[:, 1].astype(float)
+        tops, all_hits = state.top_counts().astype(float), float(hits.sum())
         exact_bin_hits = [Fraction(int(k)) for k in tally.bin_rows[:, 1]]
     gaps = sum(abs(h - c) for h, c in zip(exact_bin_hits, groups.fractions(CONFIDENCE)))
     auc, resolution = _roc_auc(state, groups)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         recall = hits / of_label
         classes = ClassTable(
-            n=tally.class_rows[:, 0].copy(),
+            n=state.class_counts()[0].copy(),
             weight=of_label,
             nll=groups.values(NLL) / of_label,
             accuracy=recall,
@@ -127,7 +127,7 @@ def _label_figures(state: State, nll: float, weight: float) -> dict[str, Any]:
         )
         bins = Reliability(
             edges=state.edges,
-            n=tally.bin_rows[:, 0].copy(),
+            n=tally.bin_rows.sum(1),
             weight=in_bin,
             accuracy=bin_hits / in_bin,
             confidence=groups.values(CONFIDENCE) / in_bin,
@@ -147,15 +147,17 @@ def _label_figures(state: State, nll: float, weight: float) -> dict[str, Any]:
 
 
 def _confusion(state: State) -> Confusion:
-    """The pairs that occur, sorted by label, then predicted: wrong ones from the table, right ones from the classes."""
+    """The pairs that occur, sorted by label, then predicted."""
     tally, n_classes = state.tally, state.n_classes
-    places = np.flatnonzero(tally.pair_rows)
-    wrong = tally.pair_keys[places] - 1 if tally.pair_keys.size else places
-    right = np.flatnonzero(tally.class_rows[:, 1])
-    keys = np.concatenate([wrong, right * (n_classes + 1)])
-    rows = np.concatenate([tally.pair_rows[places], tally.class_rows[right, 1]])
-    order = np.argsort(keys)
-    return Confusion(*map(_fixed, (*np.divmod(keys[order], n_classes), rows[order])))
+    keys = np.flatnonzero(tally.pair_rows)
+    rows = tally.pair_rows[keys]
+    if tally.pair_keys.size:  # the wrong ones in a table, the right ones by class
+        right = np.flatnonzero(tally.class_rows[:, 1])
+        keys = np.concatenate([tally.pair_keys[keys] - 1, right * (n_classes + 1)])
+        rows = np.concatenate([rows, tally.class_rows[right, 1]])
+        order = np.argsort(keys)
+        keys, rows = keys[order], rows[order]
+    return Confusion(*map(_fixed, (*np.divmod(keys, n_classes), rows)))
 
 
 def _standard_error(state: State, n: int) -> float:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fastxent.kernels import scorecard as card
-from fastxent.kernels.exactsum import COMPACT_SIZE, STATE_SIZE, exact_sum_add, exact_sum_merge
+from fastxent.kernels.exactsum import COMPACT_SIZE, STATE_SIZE, exact_sum_add_block, exact_sum_merge
 
 # Raised whenever the same rows could give other bits than before: the kernels' arithmetic, or the card's boundaries.
 ARITHMETIC = 1
@@ -72,10 +72,11 @@ class State:
             return np.zeros(shape, np.int64)
 
         return card.Tally(
-            counts=zeros(card.N_COUNTS + self.tops.size),
+            counts=zeros(card.N_COUNTS),
             sums=zeros(card.N_SUMS, STATE_SIZE),
             class_rows=zeros(c, 3),
             bin_rows=zeros(bins, 2),
+            rank_rows=zeros(min(int(self.tops.max(initial=0)), c) + 1),
             nll_rows=zeros(card.N_NLL),
             score_rows=zeros(2, card.N_SCORES if c == 2 else 0),
             pair_keys=zeros(0 if dense else _PAIR_ROOM),
@@ -128,8 +129,8 @@ class State:
         old = self.tally
         counts, slots, c, bins = old.counts, old.slots, old.class_rows.shape[0], self.options.bins
         n = float(counts[card.KEPT])
-        for into, x in ((card.S, n), (card.SS_HIGH, n), (card.HITS, float(old.class_rows[:, 1].sum()))):
-            exact_sum_add(old.sums[into], x)
+        for into, x in ((card.S, n), (card.SS_HIGH, n), (card.HITS, float(old.bin_rows[:, 1].sum()))):
+            exact_sum_add_block(old.sums[into], np.array([x]), 1)
         exact_sum_merge(old.sums[card.SR_HIGH], old.sums[card.R])
         groups = card.n_groups(c, bins, self.tops.size, weighted=True)
         more = np.zeros((groups, COMPACT_SIZE), np.int64)
@@ -137,9 +138,23 @@ class State:
         index = np.zeros(groups, np.int64)
         index[: slots.shape[0]] = old.spill_index
         if c:
-            rows = [*old.class_rows.T, *old.bin_rows.T, counts[card.N_COUNTS :], old.score_rows.ravel()]
+            in_bin = [old.bin_rows.sum(1), old.bin_rows[:, 1]]
+            rows = [*self.class_counts(), *in_bin, self.top_counts(), old.score_rows.ravel()]
             card.weigh_counts(more, slots.shape[0], np.concatenate(rows))
         self.tally = old._replace(slots=more, spill_index=index)
+
+    def class_counts(self) -> np.ndarray:
+        """For each class, rows with this label, those predicted right, rows predicted as it: int64[3, C]."""
+        tally = self.tally
+        if tally.pair_keys.size:
+            return tally.class_rows.T
+        pairs = tally.pair_rows.reshape(tally.class_rows.shape[0], -1)
+        return np.stack([pairs.sum(1), pairs.diagonal(), pairs.sum(0)])
+
+    def top_counts(self) -> np.ndarray:
+        """For each k of top_k, the rows whose label's rank is below k: int64[K]."""
+        below = np.cumsum(self.tally.rank_rows)
+        return below[np.minimum(self.tops, below.size) - 1]
 
     def _grow(self, pairs: int, spilled: int) -> None:
         """Make room for so many more pairs and spilled groups."""
@@ -198,8 +213,8 @@ def read_state(content: bytes, name: str) -> tuple[State, dict[str, Any]]:
     except (ValueError, TypeError, KeyError, zlib.error) as error:
         raise ValueError(f"{name}: the score state contradicts itself ({error})") from None
     raise ValueError(
-        f"{name}: made with arithmetic version {arithmetic}, but this fastxent has {ARITHMETIC}, whose bits may differ; "
-        "score the rows again"
+        f"{name}: made with arithmetic version {arithmetic}, but this fastxent has {ARITHMETIC}; "
+        "bits may differ: score the rows again"
     )
 
 

@@ -6,6 +6,7 @@ import math
 import pickle
 import zlib
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -208,7 +209,7 @@ def test_a_weight_of_one_is_no_weight(c):
     assert half.result() == score(z, y)
 
 
-# ---- the same bits, however the rows come ------------------------------------------------------------------------------
+# ---- the same bits, however the rows come ----------------------------------------------------------------------------
 
 
 def carried(scorer, way, folder):
@@ -291,7 +292,7 @@ def test_many_pairs_are_counted_in_a_growing_table():
     assert np.array_equal(got.n, counts)
 
 
-# ---- edges -------------------------------------------------------------------------------------------------------------
+# ---- edges -----------------------------------------------------------------------------------------------------------
 
 
 def test_ties_are_ranked_by_position_as_argmax_does():
@@ -307,7 +308,7 @@ def test_a_confidence_on_an_edge_is_in_the_bin_below(bins):
     confidence = [c for e in edges for c in (e, math.nextafter(e, 0), math.nextafter(e, 2)) if 0.5 <= c <= 1]
     p = np.array([[c, 1 - c] for c in confidence])
     got = score(p, np.zeros(len(p), int), kind="probs", bins=bins).reliability
-    want = [sum(low < c <= high for c in confidence) for low, high in zip(edges, edges[1:])]
+    want = [sum(low < c <= high for c in confidence) for low, high in pairwise(edges)]
     assert got.n.tolist() == want
 
 
@@ -425,7 +426,7 @@ def test_options_of_the_kinds_are_used():
         score(p * 1.1, y, kind="probs")
 
 
-# ---- the result and the file -------------------------------------------------------------------------------------------
+# ---- the result and the file -----------------------------------------------------------------------------------------
 
 
 def test_to_dict_has_a_fixed_schema():

@@ -61,17 +61,13 @@ class Tally(NamedTuple):
 
     counts: Any  # int64[N_COUNTS]
     sums: Any  # int64[N_SUMS, STATE_SIZE]: exact sums
-    class_rows: (
-        Any  # int64[C, 3]: rows with this label, those predicted right, those predicted as it; 0 if pairs are dense
-    )
+    class_rows: Any  # int64[C, 3]: rows with this label, predicted right, predicted as it; 0 if pairs are dense
     bin_rows: Any  # int64[B, 2]: rows by confidence, wrong and right
     rank_rows: Any  # int64[T + 1]: rows by the label's rank, the last for all from T on
     nll_rows: Any  # int64[N_NLL]
     score_rows: Any  # int64[2, N_SCORES]; [2, 0] unless C = 2
     pair_keys: Any  # int64[P]: 1 + label * C + predicted, 0 for a free slot; empty where pairs are dense
-    pair_rows: (
-        Any  # int64[P]: rows of each wrong pair (right ones are in class_rows); dense, int64[C * C]: of each pair
-    )
+    pair_rows: Any  # int64[P]: rows of each wrong pair (see class_rows); dense, int64[C * C]: of every pair
     slots: Any  # int64[G, COMPACT_SIZE]: compact exact sums
     spill_index: Any  # int64[G]: 1 + the row of `spill` with what the compact sum cannot hold, or 0
     spill: Any  # int64[M, STATE_SIZE]: exact sums
