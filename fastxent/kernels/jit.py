@@ -52,16 +52,16 @@ def inline(function: F) -> F:
     flags = _FLAGS | {"forceinline": True, "no_cpython_wrapper": True}
     dispatcher: Any = numba.njit(pipeline_class=IngredientCompiler, **flags)(function)
 
-    def call_from_python(*args: Any, **kwargs: Any) -> Any:
+    def compile_for_python(*args: Any, **kwargs: Any) -> Any:
         entry: Any = numba.njit(**_FLAGS)(function)
         entry._cache = _cache_of(function)
-        dispatcher._compile_for_args = entry
-        return entry(*args, **kwargs)
+        dispatcher._compile_for_args = lambda *args, **kwargs: entry
+        return entry
 
     def add_overload(result: Any) -> None:  # known to jitted callers, unknown to the dispatch of Python's calls
         dispatcher.overloads[tuple(result.signature.args)] = result
 
-    dispatcher._compile_for_args = call_from_python
+    dispatcher._compile_for_args = compile_for_python
     dispatcher.add_overload = add_overload
     return dispatcher
 
