@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(config, items):
 # ---- accuracy: what was measured, printed after the run -------------------------------------------------------------
 
 BOUND = {"float32": 2.0**-21, "float64": 2.0**-49}  # the third promise of the design
-_SMALLEST = EXACT.ldexp(1, -1074)
+_DENORMALS = EXACT.ldexp(4, -1074)  # terms that float64 rounds below its normal range have no relative accuracy
 _LARGEST = EXACT.ldexp(1, 1024) - EXACT.ldexp(1, 970)  # from here on float64 rounds to infinity
 _worst = {}
 
@@ -64,7 +64,7 @@ class Errors:
             return 0.0 if math.isinf(got) and (got > 0) == (want > 0) else math.inf
         if math.isinf(got):
             return math.inf
-        missed = abs(exact(got) - want) - rounding - _SMALLEST / 2  # float64's own rounding of denormals
+        missed = abs(exact(got) - want) - rounding - _DENORMALS
         if missed <= 0:
             return 0.0
         scale = abs(want) if scale is None else scale

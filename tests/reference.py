@@ -119,7 +119,7 @@ def log_loss(
         if normalize:
             p = p / p.sum(-1, keepdims=True)
         if eps > 0:
-            p = np.clip(p, WIDE(eps), WIDE(1.0 - eps))
+            p = np.clip(p, WIDE(eps), 1 - WIDE(eps))
         log_probs = np.moveaxis(np.log(p), -1, axis)
     return _losses(log_probs, target, weight, sample_weight, ignore_index, 0.0, reduction, axis)
 
@@ -135,12 +135,12 @@ def _losses(log_probs, target, weight, sample_weight, ignore_index, smoothing, r
         y = target.reshape(-1)
         kept = np.ones(n, bool) if ignore_index is None else y != ignore_index
         safe = np.where(kept, y, 0).astype(np.int64)
-        value = (1 - smoothing) * times(w[safe], -lp[np.arange(n), safe])
+        value = times((1 - smoothing) * w[safe], -lp[np.arange(n), safe])
         denominator = s * np.asarray(w[safe], np.float64)
     else:  # distributions
         t, _ = rows_of(target, axis)
         kept = np.ones(n, bool)
-        value = (1 - smoothing) * times(times(t, w), -lp).sum(-1)
+        value = times((1 - smoothing) * times(t, w), -lp).sum(-1)
         value[np.isnan(lp).any(-1)] = np.nan
         denominator = s
     if smoothing:
@@ -180,7 +180,7 @@ def binary_cross_entropy(logits, target, *, pos_weight=None, sample_weight=None,
     """w t ln(1 + e^-z) + (1 - t) ln(1 + e^z)."""
     z, t = np.asarray(logits).astype(WIDE), np.asarray(target).astype(WIDE)
     w = WIDE(1 if pos_weight is None else pos_weight)
-    return _binary(w * times(t, softplus(-z)) + times(1 - t, softplus(z)), sample_weight, reduction)
+    return _binary(times(w * t, softplus(-z)) + times(1 - t, softplus(z)), sample_weight, reduction)
 
 
 def binary_log_loss(probs, target, *, pos_weight=None, sample_weight=None, eps=0.0, reduction="mean"):
@@ -188,9 +188,9 @@ def binary_log_loss(probs, target, *, pos_weight=None, sample_weight=None, eps=0
     p, t = np.asarray(probs).astype(WIDE), np.asarray(target).astype(WIDE)
     w = WIDE(1 if pos_weight is None else pos_weight)
     if eps > 0:
-        p = np.clip(p, WIDE(eps), WIDE(1.0 - eps))
+        p = np.clip(p, WIDE(eps), 1 - WIDE(eps))
     with np.errstate(divide="ignore"):
-        return _binary(w * times(t, -np.log(p)) + times(1 - t, -np.log1p(-p)), sample_weight, reduction)
+        return _binary(times(w * t, -np.log(p)) + times(1 - t, -np.log1p(-p)), sample_weight, reduction)
 
 
 def _binary(value, sample_weight, reduction):
@@ -358,14 +358,19 @@ def exact_log_loss(probs, target, weight=None, eps=0.0, normalize=False):
     c = len(probs)
     q = [exact(v) for v in probs]
     total = EXACT.fsum(q)
-    if normalize:
-        q = [v / total for v in q]
-    if eps > 0:
-        q = [min(max(v, exact(eps)), exact(1.0 - eps)) for v in q]
+    rest = {k: EXACT.fsum(q[:k] + q[k + 1 :]) for k in range(c) if q[k] > total / 2}
+
+    def minus_log(k):
+        ratio = q[k] / total if normalize else q[k]
+        if eps > 0 and not eps < ratio < 1 - exact(eps):
+            return -EXACT.log(exact(eps)) if ratio <= eps else -EXACT.log1p(-exact(eps))
+        if normalize and k in rest:
+            return EXACT.log1p(rest[k] / q[k])  # a loss below 1e-60 keeps its digits
+        return -EXACT.log(ratio) if ratio else INF
+
     p = np.eye(1, c, target)[0] if np.ndim(target) == 0 else target
     w = np.ones(c) if weight is None else weight
-    terms = [exact(w[k]) * exact(p[k]) * (-EXACT.log(q[k]) if q[k] else INF) for k in range(c) if p[k] and w[k]]
-    return EXACT.fsum(terms)
+    return EXACT.fsum(exact(w[k]) * exact(p[k]) * minus_log(k) for k in range(c) if p[k] and w[k])
 
 
 def exact_entropy(p, kind):
@@ -406,6 +411,6 @@ def exact_binary_log_loss(p, t, pos_weight=1.0, eps=0.0):
     """-w t ln p - (1 - t) ln(1 - p)."""
     p, t = exact(p), exact(t)
     if eps > 0:
-        p = min(max(p, exact(eps)), exact(1.0 - eps))
+        p = min(max(p, exact(eps)), 1 - exact(eps))
     positive = exact(pos_weight) * t * (-EXACT.log(p) if p else INF) if t else EXACT.mpf(0)
     return positive + ((1 - t) * (-EXACT.log1p(-p) if p != 1 else INF) if t != 1 else 0)
