@@ -13,6 +13,7 @@ import numpy as np
 
 SLICE_BYTES = 1 << 28  # read by one kernel call; between two calls Ctrl-C is noticed
 COPY_BYTES = 1 << 24  # copied at a time, where a dtype or layout must change
+FEW_ELEMENTS = 1024  # evenly spaced rows are read together; of fewer elements than this they are better copied
 
 F32, F64, I64 = (np.dtype(t) for t in ("f4", "f8", "i8"))
 INT64_MAX = 2**63 - 1
@@ -57,23 +58,21 @@ def row_slices(
         return
     arrays = [m.array for m in matrices]
     if out is None and not per_row and max_rows is None and _is_small(matrices):  # the usual small call, quickly
-        yield 0, first.n_rows, [array.reshape(first.n_rows, 1, first.n_classes) for array in arrays]
+        yield 0, first.n_rows, [array.reshape(1, first.n_rows, first.n_classes) for array in arrays]
         return
     dtypes = [m.dtype for m in matrices]
     if out is not None:
         arrays.append(out)
         dtypes.append(first.dtype)
-    sizes = first.shape if len(first.shape) <= 2 else _merged_sizes(first.shape, arrays)
-    copied = [len(sizes) > 2 or not _is_native(array, dtype) for array, dtype in zip(arrays, dtypes)]
+    sizes = (1, first.n_rows) if len(first.shape) <= 1 else _merged_sizes(first.shape, arrays)
+    tangled = len(sizes) > 2 or (sizes[0] > 1 and sizes[1] * first.n_classes < FEW_ELEMENTS)
+    copied = [tangled or not _is_native(array, dtype) for array, dtype in zip(arrays, dtypes)]
     read = first.n_classes * sum(array.itemsize for array in arrays)
     limit = SLICE_BYTES // read
     if per_row or any(copied):
         per_row += first.n_classes * sum(d.itemsize for d, c in zip(dtypes, copied) if c)
         limit = min(limit, COPY_BYTES // per_row)
     limit = max(1, limit if max_rows is None else min(limit, max_rows))
-    pair = (*sizes, 1)[:2] if sizes else (1, 1)
-    if len(sizes) <= 2:
-        sizes = pair
     views = [array.reshape(*sizes, first.n_classes) for array in arrays]
     if first.n_rows <= limit and not any(copied):
         yield 0, first.n_rows, views
@@ -85,7 +84,7 @@ def row_slices(
         blocks = [view[index] for view in views]
         lead = blocks[0].shape[:-1]
         rows = math.prod(lead)
-        three = (*(lead if len(sizes) == 2 else (rows, 1)), first.n_classes)
+        three = (*((1, rows) if all(copied) else lead), first.n_classes)
         ready = []
         for i, (block, buffer) in enumerate(zip(blocks, buffers)):
             if buffer is not None and (out is None or i < len(matrices)):
@@ -121,7 +120,7 @@ def _block_indices(sizes: tuple[int, ...], limit: int) -> Iterator[tuple[slice, 
 
 
 def _merged_sizes(shape: tuple[int, ...], arrays: list[np.ndarray]) -> tuple[int, ...]:
-    """The leading shape with neighbouring axes merged where the strides of every array allow it."""
+    """At least two sizes: the leading axes, neighbours merged where the strides of every array allow it."""
     merged: list[tuple[int, tuple[int, ...]]] = []
     for axis, size in enumerate(shape):
         strides = tuple(a.strides[axis] for a in arrays)
@@ -131,7 +130,8 @@ def _merged_sizes(shape: tuple[int, ...], arrays: list[np.ndarray]) -> tuple[int
             merged[-1] = (merged[-1][0] * size, strides)
         else:
             merged.append((size, strides))
-    return tuple(size for size, _ in merged)
+    sizes = tuple(size for size, _ in merged)
+    return (1,) * (2 - len(sizes)) + sizes
 
 
 def _is_native(array: np.ndarray, dtype: np.dtype) -> bool:
@@ -158,19 +158,10 @@ def rows_cut(array: np.ndarray, start: int, stop: int, dtype: np.dtype) -> np.nd
     else:
         piece = array.flat[start:stop]
     if is_ready(piece, dtype):
-        return piece if piece.flags.writeable else np.asarray(_Unlocked(piece))
+        return piece
     if piece.dtype.kind == "u" and piece.dtype.itemsize == 8 and dtype == I64:
         piece = np.minimum(piece, np.uint64(INT64_MAX))  # stays out of range, where a cast would wrap to -1
     return piece.astype(dtype)
-
-
-class _Unlocked:
-    """Read-only memory under a type that allows writing: for read-only arrays Numba would compile all kernels again."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        interface = array.__array_interface__
-        self.__array_interface__ = interface | {"data": (interface["data"][0], False)}
-        self.array = array  # stays alive
 
 
 def row_of(z: Predictions, row: int) -> np.ndarray:

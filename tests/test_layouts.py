@@ -149,6 +149,19 @@ def test_the_class_axis_may_be_anywhere(name, axis):
         same_bits(result, expected)
 
 
+@pytest.mark.parametrize("shape", [(3, 7, 300), (3, 7, 20, 15), (2, 1200, 3), (1, 7, 300), (300, 7, 1), (300, 2, 7, 1)])
+@pytest.mark.parametrize("name", CALLS)
+def test_images_give_the_same_bits(name, shape, monkeypatch):
+    """Classes on axis 1, the rows on two strided axes: long, short, or a single row."""
+    logits, labels, weights = example((shape[0], *shape[2:], shape[1]))
+    z, call = predictions_for(name, logits), CALLS[name]
+    images = np.ascontiguousarray(np.moveaxis(z, -1, 1))
+    for limit in (1 << 28, 100_000, 3000):
+        monkeypatch.setattr("fastxent.slices.SLICE_BYTES", limit)
+        result, expected = call(images, labels, weights, 1), call(z, labels, weights, -1)
+        same_bits(np.moveaxis(result, 1, -1) if name.endswith("softmax") else result, expected)
+
+
 @pytest.mark.parametrize("limits", [(1 << 28, 1 << 24), (1000, 1 << 24), (1 << 28, 400), (900, 500), (1, 1)], ids=str)
 @pytest.mark.parametrize("name", CALLS)
 def test_slices_change_no_bit(name, limits, monkeypatch):
