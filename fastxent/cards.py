@@ -40,8 +40,8 @@ def score_card(score: "Score", title: str, n_bytes: int, elapsed_s: float) -> Gr
     if score.worst:
         parts += ["", _worst(score)]
     rows = score.n + score.ignored + score.invalid
-    rate = f"{elapsed_s:.2f} s: {rows / elapsed_s:,.0f} rows/s, {n_bytes / elapsed_s / 1e9:.2f} GB/s"
-    return Group(*parts, "", Text(rate, "dim"))
+    rates = f"{rows / elapsed_s:,.0f} rows/s, {n_bytes / elapsed_s / 1e9:.2f} GB/s"
+    return Group(*parts, "", Text(f"{elapsed_s:.2f} s from opening to result: {rates}", "dim"))
 
 
 def demo_card(result: "Result") -> Group:
@@ -56,7 +56,7 @@ def demo_card(result: "Result") -> Group:
         f"triple; each model then predicted every byte of the rest from none, one or two bytes before it: "
         f"{n:,} rows of 256 log-probabilities (float32) a model, made in chunks and scored as they came."
     )
-    table = _table("model", "bits/byte", "std. error", "perplexity", "accuracy", "top-5", "ECE", "rows/s")
+    table = _table("model", "bits/byte", "std err", "perplexity", "accuracy", "top-5", "ECE", "rows/s")
     for outcome in outcomes:
         s = outcome.score
         table.add_row(
@@ -144,7 +144,7 @@ def _worst(score: "Score") -> Table:
 
 
 def _table(first: str, *others: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD if Console().is_terminal else None, pad_edge=False, padding=(0, 1))
+    table = Table(box=box.SIMPLE_HEAD if Console().is_terminal else None, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column(first, style="cyan", no_wrap=True)
     for name in others:
         table.add_column(name, justify="right", no_wrap=True)
