@@ -191,14 +191,21 @@ def test_roc_auc_of_constant_predictions_is_a_half_and_of_one_label_nan():
     assert score(np.array([[0.0, -3.0], [0.0, 4.0], [0.0, 5.0], [0.0, -1.0], [0.0, 1.0]]), y).roc_auc == 1.0
 
 
-def test_mean_and_log_likelihood_are_the_functions_bits():
-    z, y = some_rows(5000, 7, dtype=np.float32)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_mean_and_log_likelihood_are_the_functions_bits(dtype):
     s = np.random.default_rng(5).random(5000)
     for weights in (None, s):
+        for kind, function in (("log_probs", fastxent.nll), ("probs", fastxent.log_loss)):
+            z, y = some_rows(5000, 7, dtype=dtype, kind=kind)
+            got = score(z, y, kind=kind, sample_weight=weights)
+            assert got.nll == function(z, y, sample_weight=weights)
+            assert got.log_likelihood == -function(z, y, sample_weight=weights, reduction="sum")
+        z, y = some_rows(5000, 7, dtype=dtype)
         got = score(z, y, sample_weight=weights)
-        assert got.nll == fastxent.cross_entropy(z, y, sample_weight=weights)
-        assert got.log_likelihood == fastxent.log_likelihood(z, y, sample_weight=weights)
-        assert got.perplexity == fastxent.perplexity(z, y, sample_weight=weights)
+        # From logits the card takes another sum than the loss does; each is within the promised bound.
+        bound = 2.0**-20 if dtype == np.float32 else 2.0**-48
+        assert got.nll == pytest.approx(fastxent.cross_entropy(z, y, sample_weight=weights), rel=bound)
+        assert got.perplexity == pytest.approx(fastxent.perplexity(z, y, sample_weight=weights), rel=8 * bound)
 
 
 @pytest.mark.parametrize("c", [1, 2, 4, 300])
