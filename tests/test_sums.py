@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import fastxent
+from fastxent import slices
 
 N_ROWS = 1_000_000
 N_CLASSES = 3
@@ -110,6 +111,15 @@ def test_order_of_the_rows_does_not_matter(case, rows, reordered):
     for threads, part in enumerate(reordered, 1):
         options = {"sample_weight": part.mixed, "threads": threads}
         assert [bits(CASES[case](part, reduction=r, **options)) for r in ("sum", "mean")] == want
+
+
+@pytest.mark.parametrize("slice_bytes", [1, 5000, 1 << 20])
+@pytest.mark.parametrize("case", CASES)
+def test_chunks_do_not_matter(case, slice_bytes, monkeypatch):
+    rows = Rows(300 if slice_bytes == 1 else 100_000)
+    want = [bits(CASES[case](rows, reduction=r, sample_weight=rows.mixed)) for r in ("sum", "mean")]
+    monkeypatch.setattr(slices, "SLICE_BYTES", slice_bytes)
+    assert [bits(CASES[case](rows, reduction=r, sample_weight=rows.mixed)) for r in ("sum", "mean")] == want
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 7, 8, 9, 63, 64, 65, 1023, 1024, 1025, 4097, 70_001])
