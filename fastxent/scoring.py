@@ -104,7 +104,7 @@ def score(
     >>> logits = np.array([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
     >>> card = fastxent.score(logits, np.array([0, 1, 1]), top_k=(1, 2))
     >>> card.accuracy, card.top_k_accuracy[2], round(card.nll, 6)
-    (0.6666666666666666, 1.0, 0.986955)
+    (0.6666666666666666, 1.0, 0.986945)
     """
     scorer = Scorer(
         kind=kind,
