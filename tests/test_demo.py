@@ -94,7 +94,8 @@ def test_a_quick_look_at_some_files(capsys):
 def test_the_whole_demo_keeps_its_promises(tmp_path):
     code = (
         "import resource, sys; from fastxent.cli import main; code = main(['demo', '--json', 'demo.json']); "
-        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
+        "use = resource.getrusage(resource.RUSAGE_SELF); print('used', use.ru_utime + use.ru_stime, use.ru_maxrss); "
+        "sys.exit(code)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -112,5 +113,6 @@ def test_the_whole_demo_keeps_its_promises(tmp_path):
     check_figures(figures["models"])
     if "Few sources" not in done.stdout:
         assert all(m["score"]["n"] >= 2_000_000 for m in figures["models"])
-    assert figures["elapsed_s"] < 60  # with every compilation: the cache was empty
-    assert int(done.stdout.split("peak")[1]) * 1024 < 400e6
+    cpu_s, peak_kib = map(float, done.stdout.split("used")[1].split())
+    assert cpu_s < 60  # with every compilation, the cache was empty; on idle cores the clock shows less than this
+    assert peak_kib * 1024 < 400e6
