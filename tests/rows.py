@@ -82,11 +82,11 @@ def families(c, dtype, rng):
     return rows
 
 
-def some_families(c, dtype, rng, budget=20_000):
-    """families, or as many of them, at least ten, as hold some `budget` logits: mpmath is slow."""
+def some_families(c, dtype, rng, budget=6_000):
+    """families, or as many of them, at least eight, as hold some `budget` logits: mpmath is slow."""
     rows = families(c, dtype, rng)
     names = list(rows)
-    most = max(10, budget // c)
+    most = max(8, budget // c)
     return rows if len(names) <= most else {n: rows[n] for n in sorted(rng.choice(names, most, replace=False))}
 
 

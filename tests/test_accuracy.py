@@ -65,7 +65,7 @@ def test_hard_nll_is_accurate_at_every_temperature(c, dtype, errors):
     found = errors("cross_entropy, temperature", name_of(dtype))
     picks = np.arange(len(rows))
     for temperature in TEMPERATURES:
-        some = picks if c <= 10 else rng.choice(picks, 40, replace=False)
+        some = picks if c <= 2 else rng.choice(picks, 40, replace=False)
         got = fastxent.cross_entropy(rows[some], labels[some], temperature=temperature, reduction="none")
         for i, value in zip(some, got):
             want = reference.exact_nll(rows[i], labels[i], temperature)
@@ -156,7 +156,8 @@ def test_soft_targets_smoothing_and_weights_are_accurate(c, dtype, errors):
     found = {kind: errors(f"cross_entropy, {kind}", name_of(dtype)) for kind in ("soft", "smoothing")}
     for name, row in some_families(c, dtype, rng).items():
         targets = distributions(c, rng)
-        for what, target in targets.items():
+        for what in rng.choice(list(targets), 3, replace=False):
+            target = targets[what]
             if np.isneginf(row).any():  # or the loss is inf, which is no test
                 target = np.where(np.isneginf(row), 0, target)
                 target = target / target.sum() if target.sum() > 0 else (row == row.max()) / (row == row.max()).sum()
@@ -173,7 +174,7 @@ def test_soft_targets_smoothing_and_weights_are_accurate(c, dtype, errors):
                 f"C = {c}, {name}, {what}, T = {temperature:g}, ε = {epsilon:g}, weights {weight is not None}",
             )
         y = int(rng.choice(labels_worth_trying(row, rng)))
-        for epsilon in EPSILONS[1:]:
+        for epsilon in rng.choice(EPSILONS[1:], 2, replace=False).tolist():
             weight = rng.random(c) if rng.random() < 0.5 else None
             got = fastxent.cross_entropy(row[None], [y], weight=weight, label_smoothing=epsilon, reduction="none")[0]
             want = reference.exact_cross_entropy(row, y, weight, epsilon)
@@ -256,6 +257,9 @@ def add_rounded(found, got, want, where, dtype, scale=None):
 
 # ---- entropy and divergence -----------------------------------------------------------------------------------------
 
+# What rounding a probability below float64's normal range costs, times its logarithm: 2^-1075 * 750.
+DENORMAL_TERM = EXACT.ldexp(375, -1074)
+
 
 def as_kind(z, kind, dtype):
     """Logits as that kind of prediction, rounded to dtype; no longer exactly normalised, which entropy(kind) allows."""
@@ -274,7 +278,7 @@ def test_entropy_is_accurate(c, kind, dtype, errors):
     p = as_kind(np.array(list(rows.values())), kind, dtype)
     found = errors(f"entropy, {kind}", name_of(dtype))
     for name, row, got in zip(rows, p, fastxent.entropy(p, kind=kind, reduction="none")):
-        found.add(got, reference.exact_entropy(row, kind), f"C = {c}, {name}")
+        found.add(got, reference.exact_entropy(row, kind), f"C = {c}, {name}", rounding=c * DENORMAL_TERM)
     found.verify()
 
 
@@ -291,7 +295,8 @@ def test_kl_divergence_is_accurate_on_the_scale_of_its_terms(c, kind, dtype, err
     p, q = as_kind(z, kind, dtype), as_kind(z[partner], kind, dtype)
     for i, got in enumerate(fastxent.kl_divergence(p, q, kind=kind, reduction="none")):
         want, scale = reference.exact_kl_divergence(p[i], q[i], kind)
-        found.add(got, want, f"C = {c}, {names[i]} from {names[partner[i]]}", scale=scale)
+        where = f"C = {c}, {names[i]} from {names[partner[i]]}"
+        found.add(got, want, where, scale=scale, rounding=c * DENORMAL_TERM)
     found.verify()
 
 
@@ -326,7 +331,7 @@ def test_nll_and_log_loss_are_accurate(c, dtype, errors):
         want = -exact(log_probs[i, labels[i]])
         found.add(got, want, f"C = {c}, {names[i]}, label {labels[i]}")
     found.verify()
-    for eps in (0.0, 1e-15, float(np.finfo(dtype).eps), 0.01):
+    for eps in (0.0, 2.0**-50, float(np.finfo(dtype).eps), 0.01):
         found = errors("log_loss", name_of(dtype))
         for i, got in enumerate(fastxent.log_loss(p, labels, eps=eps, reduction="none")):
             want = reference.exact_log_loss(p[i], labels[i], eps=eps)
@@ -424,7 +429,7 @@ def test_binary_log_loss_is_accurate(dtype, errors):
     found = errors("binary_log_loss", name_of(dtype))
     for target in (0.0, 1.0, 0.3, 1e-30, 1 - ulp, None):
         t = (rng.random(len(p)) if target is None else np.full(len(p), target)).astype(dtype)
-        for eps in (0.0, 1e-15, ulp, 0.01):
+        for eps in (0.0, 2.0**-50, ulp, 0.01):
             for i, got in enumerate(fastxent.binary_log_loss(p, t, eps=eps, pos_weight=2.9, reduction="none")):
                 want = reference.exact_binary_log_loss(p[i], t[i], 2.9, eps)
                 found.add(got, want, f"p = {p[i]!r}, t = {t[i]!r}, eps = {eps:g}")
