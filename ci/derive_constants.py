@@ -1,6 +1,6 @@
 """Derive the polynomial coefficients in fastxent/kernels/elementary.py: `python ci/derive_constants.py` prints them.
 
-exp: minimax (Remez) of (e^r - 1 - r) / r^2 on [-ln 2 / 2, ln 2 / 2], weighted so that the relative error of e^r levels.
+exp: minimax (Remez) of (e^r - 1 - r) / r^2 on [-ln 2 / 2, ln 2 / 2] (an eighth of it beside a table of 2^(j/8)), weighted so that the relative error of e^r levels.
 """
 
 import mpmath
@@ -44,12 +44,13 @@ def remez(function, weight, low, high, degree):
 
 
 def main():
-    half = mpmath.log(2) / 2 * mpmath.mpf("1.0005")  # the reduced argument may pass ln 2 / 2 by a rounding
+    slack = mpmath.mpf("1.001")  # the reduced argument may pass its interval by a rounding
 
     def tail(r):
         return (mpmath.exp(r) - 1 - r) / r**2 if abs(r) > 1e-12 else mpmath.mpf(1) / 2 + r / 6
 
-    for name, degree in (("EXP32", 4), ("EXP64", 9)):
+    for name, degree, parts in (("EXP32, eight powers", 1, 8), ("EXP32", 4, 1), ("EXP64", 9, 1)):
+        half = mpmath.log(2) / (2 * parts) * slack
         coefficients, worst = remez(tail, lambda r: r**2 / mpmath.exp(r), -half, half, degree)
         print(f"{name}: degree {degree + 2} in all, relative error 2^{mpmath.nstr(mpmath.log(worst, 2), 5)}")
         print("   ", ", ".join(mpmath.nstr(c, 20) for c in coefficients))

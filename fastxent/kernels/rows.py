@@ -86,7 +86,7 @@ def exp_sum(p, n, y):
     if not abs(reference) <= MODERATE:
         return 0.0, 0.0, False
     k = exponent_at(reference)
-    magic = fill(p, elementary.rounding(p) - k)
+    magic = fill(p, elementary.rounding(p) - k * elementary.steps(p))
     floor = fill(p, (k + floor_exponent(p)) * LN_2)
     ceiling = fill(p, (k + headroom(p)) * LN_2)
     fits = floor <= ceiling
@@ -198,25 +198,56 @@ def top_two(p, n):
     highest = fill(p, -math.inf)
     second = highest
     valid = highest < math.inf
-    for i in range(0, n, width):
-        v = _part(p, i, n, -1)
+    full = n - n % width
+    for i in range(0, full, width):
+        v = load(p, i)
+        prefetch(p, i + ahead(p))
         valid = valid & (v < math.inf)
         second = maximum(second, minimum(v, highest))
         highest = maximum(highest, v)
-        prefetch(p, i + ahead(p))
+    if full < n:
+        v = _part(p, full, n, -1)
+        valid = valid & (v < math.inf)
+        second = maximum(second, minimum(v, highest))
+        highest = maximum(highest, v)
     top = max_reduce(highest)
     if any_lane(~valid) or top == -math.inf:
         return math.nan, -1, 0.0
     leads = highest == top
     runner = top if count_lanes(leads) > 1 else max_reduce(select(leads, second, highest))
     first = 0
-    for i in range(0, n, width):
-        if any_lane(_part(p, i, n, -1) == top):
-            first = i
-            break
+    while first < full and not any_lane(load(p, first) == top):
+        first += width
     while p[first] != top:
         first += 1
     return np.float64(top), first, np.float64(runner)
+
+
+def add_moments(sums, e, x, base):
+    """Add e, e·(base - x) and e² to three totals, each in two vectors of 8 x float64."""
+
+
+@overload(add_moments, jit_options={"forceinline": True})
+def _add_moments(sums, e, x, base):
+    if e == float64x8:
+
+        def narrow(sums, e, x, base):
+            a, a_low, b, b_low, c, c_low = sums
+            a, a_low = two_sum(a, a_low, e)
+            b, b_low = two_sum(b, b_low, e * (base - x))
+            c, c_low = two_sum(c, c_low, e * e)
+            return a, a_low, b, b_low, c, c_low
+
+        return narrow
+
+    def widened(sums, e, x, base):
+        a, a_high, b, b_high, c, c_high = sums
+        e1, e2 = halves(e)
+        x1, x2 = halves(x)
+        b, b_high = fma(e1, base - x1, b), fma(e2, base - x2, b_high)
+        return a + e1, a_high + e2, b, b_high, fma(e1, e1, c), fma(e2, e2, c_high)
+
+    return widened
 
 
 @inline
@@ -224,17 +255,27 @@ def moments(p, n, top, first, runner, scale, scale_low):
     """Sums over all classes but ``first``: A, k and s as in exp_sum_over, Σ e_j·(top - z_j)/T and Σ e_j²."""
     if runner == -math.inf:
         return 0.0, 0.0, 0.0, 0.0, 0.0
+    width = lanes(p)
     s, k = reference_of(runner, scale)
     magic = fill(p, elementary.rounding(p) - k)
     floor = fill(p, (k + floor_exponent(p)) * LN_2 / scale)
+    base = top - s
     factor, factor_low = two_words(p, scale, scale_low)
-    a, a_low, b, b_low, c, c_low = splat(0.0), splat(0.0), splat(0.0), splat(0.0), splat(0.0), splat(0.0)
-    for i in range(0, n, lanes(p)):
-        x = maximum(_part(p, i, n, first) - s, floor)
-        e = exp_shifted_over(x, factor, factor_low, magic)
-        a, a_low = add_terms(a, a_low, e)
-        b, b_low = add_terms(b, b_low, e * ((top - s) - x))
-        c, c_low = add_terms(c, c_low, e * e)
+    zero = splat(0.0)
+    sums = zero, zero, zero, zero, zero, zero
+    plain = scale == 1.0 and s == 0.0
+    eighths = fill(p, elementary.rounding(p) - k * elementary.steps(p))
+    own = first // width * width
+    for i in range(0, n, width):
+        v = load(p, i) if i != own and i + width <= n else _part(p, i, n, first)
+        if plain:
+            x = maximum(v, floor)
+            e = exp_shifted(x, eighths)
+        else:
+            x = maximum(v - s, floor)
+            e = exp_shifted_over(x, factor, factor_low, magic)
+        sums = add_moments(sums, e, x, base)
+    a, a_low, b, b_low, c, c_low = sums
     return add_reduce(a + a_low), k, s, add_reduce(b + b_low) * scale, add_reduce(c + c_low)
 
 
@@ -243,8 +284,12 @@ def rank_of(p, n, y):
     """#(z_j > z_y) + #(z_j = z_y, j < y): 0 for the class that NumPy's argmax would choose."""
     z = p[y]
     result = 0
-    for i in range(0, n, lanes(p)):
-        v = _part(p, i, n, -1)
+    width = lanes(p)
+    full = y - y % width
+    for i in range(0, full, width):
+        result += count_lanes(load(p, i) >= z)
+    for i in range(full, n, width):
+        v = load(p, i) if i > full and i + width <= n else _part(p, i, n, -1)
         result += count_lanes((v > z) | ((v == z) & (lane_numbers(v) < y - i)))
     return result
 

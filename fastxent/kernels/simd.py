@@ -22,7 +22,7 @@ __all__ = [
     "float64x8", "fma", "from_bits", "halves", "int32x16", "int64x8", "is_float32", "join", "lane_numbers", "load", "load_double", "load_integers",
     "load_some", "load_some_double", "max_reduce", "maximum", "minimum", "pointer", "prefetch", "select", "splat", "store",
     "offset", "store_double", "store_some",
-    "store_some_double",
+    "store_some_double", "table",
 ]  # fmt: skip
 
 
@@ -338,6 +338,34 @@ def join(typingctx, low, high):
         return _shuffle(builder, *parts, range(16))
 
     return float32x16(low, high), build
+
+
+def table(values):
+    """A function from 16 x int32 to the 16 values at (index mod 8), out of 8 integers: one permutation where there is one."""
+
+    @intrinsic
+    def lookup(typingctx, index):
+        def build(context, builder, sig, args):
+            if "+avx512f" in getattr(context.codegen(), "_tm_features", ""):
+                both = ir.Constant(_llvm(int32x16), [*values, *values])
+                return _call(builder, "llvm.x86.avx512.permvar.si.512", _llvm(int32x16), [both, args[0]])
+            # LLVM recognises eight extractions with variable positions as one permutation (AVX2's vpermd)
+            one, eight = ir.IntType(32), ir.VectorType(ir.IntType(32), 8)
+            halves = []
+            for start in (0, 8):
+                index = _shuffle(builder, args[0], args[0], range(start, start + 8))
+                index = builder.and_(index, ir.Constant(eight, [7] * 8))
+                half = ir.Constant(eight, ir.Undefined)
+                for lane in range(8):
+                    at = builder.extract_element(index, ir.Constant(one, lane))
+                    value = builder.extract_element(ir.Constant(eight, list(values)), at)
+                    half = builder.insert_element(half, value, ir.Constant(one, lane))
+                halves.append(half)
+            return _shuffle(builder, *halves, range(16))
+
+        return int32x16(index), build
+
+    return lookup
 
 
 # --- across lanes ------------------------------------------------------------------------------------------------

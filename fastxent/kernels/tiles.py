@@ -81,10 +81,10 @@ def tile_exp_sum(tile, n, label, figures, r, scale, scale_low):
     empty = top == -math.inf
     k = select(moderate, fma(scaled, LOG2_E, elementary.rounding(tile)) - elementary.rounding(tile), 0.0)
     s = select(moderate | empty, 0.0, top)
-    magic = elementary.rounding(tile) - k
+    plain = scale == 1.0
+    magic = elementary.rounding(tile) - k * (elementary.steps(tile) if plain else 1.0)
     floor = (k + floor_exponent(tile)) * (LN_2 / scale)
     total, low = splat(0.0), splat(0.0)
-    plain = scale == 1.0
     for j in range(0, n, 4):
         a = tile_term(tile, j, n, label, s, floor, magic, plain, factor, factor_low)
         b = tile_term(tile, j + 1, n, label, s, floor, magic, plain, factor, factor_low)
