@@ -485,6 +485,11 @@ def test_a_class_of_no_weight_or_no_probability_contributes_nothing():
     assert fastxent.cross_entropy(z, thirds, weight=weight) == pytest.approx(finite * 2 / 3, rel=1e-15)
     got = fastxent.cross_entropy(z, [0], weight=weight, label_smoothing=0.3)
     assert got == pytest.approx(reference.cross_entropy(z, np.array([0]), weight=weight, label_smoothing=0.3))
+    for y in (0, 2):  # a label is the distribution that is all on it, whatever its weight
+        one_hot = fastxent.cross_entropy(z, np.eye(3)[[y]], weight=weight, reduction="none")
+        assert fastxent.cross_entropy(z, [y], weight=weight, reduction="none") == pytest.approx(one_hot, rel=1e-15)
+    got = fastxent.binary_log_loss(np.array([0.0, 1.0]), [1, 0], pos_weight=0.0, reduction="none")
+    assert got.tolist() == [0.0, INF]
     assert fastxent.kl_divergence([[0.0, 1.0]], [[0.5, 0.5]]) == pytest.approx(math.log(2))
     assert fastxent.kl_divergence([[0.5, 0.5]], [[0.0, 1.0]]) == INF
     assert fastxent.entropy([[0.0, 1.0]]) == 0
