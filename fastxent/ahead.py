@@ -56,7 +56,12 @@ def _call_everything(logits: "np.ndarray[Any, Any]") -> None:
         losses.nll(log_probs, target)
         losses.log_loss(probs, target)
         for kind, predictions in (("logits", logits), ("log_probs", log_probs), ("probs", probs)):
-            scoring.score(predictions, target, kind=kind)
+            parts = [scoring.Scorer(kind=kind) for _ in range(2)]
+            for k, part in enumerate(parts):
+                part.update(predictions, target, start=k * n_rows)
+            parts[0].merge(parts[1]).result()
+    losses.cross_entropy(logits, labels, label_smoothing=0.1)
+    losses.perplexity(logits, labels)
     losses.binary_cross_entropy(logits.ravel(), probs.ravel())
     losses.binary_log_loss(probs.ravel(), probs.ravel())
     for kind, predictions in (("logits", logits), ("log_probs", log_probs), ("probs", probs)):

@@ -19,7 +19,7 @@ def test_the_reader_finds_what_it_looks_for():
     assert not uses_512_bits("\tvaddps\t%ymm0, %ymm1, %ymm2\n")
 
 
-def test_warmup_compiles_every_kernel(native):
+def test_every_kernel_is_inspected(native):
     assert native
     assert not [name for name, found in native.items() if found["signatures"] == 0]
 
