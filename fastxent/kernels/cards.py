@@ -18,9 +18,9 @@ from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.probabilities import (
     LOGITS, PROBS, are_log_probs, clipped_log_loss, information, pair, probability_sums, soft_log_loss, soft_nll,
 )  # fmt: skip
-from fastxent.kernels.rows import moments, rank_of, target_sums, top_two
+from fastxent.kernels.rows import largest, moments, rank_of, target_sums
 from fastxent.kernels.simd import (
-    add_reduce, address, first_lanes, load, load_some_double, offset, pointer, select, splat, store_some,
+    add_reduce, address, first_lanes, load, load_some_double, offset, pointer, scratch, select, splat, store_some,
 )  # fmt: skip
 from fastxent.kernels.tiles import ROWS
 
@@ -58,9 +58,9 @@ def blank(card, r, rank):
 @inline
 def note_moments(p, n, r, scale, scale_low, figures):
     """The figures of one row of logits, in column r. Returns its largest logit (NaN: invalid) and that one's class."""
-    top, first, runner = top_two(p, n)
+    top, first = largest(p, n)
     if top == top:
-        a, k, s, spread, squares = moments(p, n, top, first, runner, scale, scale_low)
+        a, k, s, spread, squares = moments(p, n, top, first, scale, scale_low)
         figures[A, r], figures[K, r], figures[S, r], figures[TOP, r] = a, k, s, top
         figures[SPREAD, r] = spread / a if a > 0.0 else 0.0
         figures[SQUARES, r] = squares / (a * a) if a > 0.0 else 0.0
@@ -96,7 +96,9 @@ def score_logits(
     """Logits and class indices."""
     view, n, has_ignore, ignore_index = first_view(integers), integers[N], integers[HAS_IGNORE] != 0, integers[IGNORE]
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
-    figures, values, label = np.zeros((N_FIGURES, ROWS)), np.zeros(ROWS), np.zeros(ROWS, np.int64)
+    figures = scratch(np.float64, N_FIGURES, ROWS)
+    values = scratch(np.float64, 0, ROWS)
+    label = scratch(np.int64, 0, ROWS)
     buffer = copy_buffer(view, like, n, 0)
     i = start
     while i < stop:
@@ -133,8 +135,10 @@ def score_logits_soft(
     """Logits and distributions."""
     view, t_view, n = first_view(integers), second_view(integers), integers[N]
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
-    figures, values = np.zeros((N_FIGURES, ROWS)), np.zeros(ROWS)
-    straight, masses = np.zeros(ROWS), np.zeros(ROWS)
+    figures = scratch(np.float64, N_FIGURES, ROWS)
+    values = scratch(np.float64, 0, ROWS)
+    straight = scratch(np.float64, 0, ROWS)
+    masses = scratch(np.float64, 0, ROWS)
     buffer, t_buffer = copy_buffer(view, like, n, 0), copy_buffer(t_view, t_like, n, 0)
     i = start
     while i < stop:
@@ -198,7 +202,7 @@ def probability_fault(p, n, kind, normalize, sum_tol):
 @inline
 def note_probabilities(p, n, kind, factor, card, r):
     """What a row of probabilities or log-probabilities tells without its target. Returns Σ q² and the predicted class."""
-    top, first, _ = top_two(p, n)
+    top, first = largest(p, n)
     card[1][r], squares = information(p, n, kind, factor)
     card[2][r] = top * factor if kind == PROBS else elementary.exp(top)
     card[4][r] = first
@@ -212,7 +216,7 @@ def score_probabilities(
     """Probabilities or log-probabilities, and class indices."""
     view, n, has_ignore, ignore_index = first_view(integers), integers[N], integers[HAS_IGNORE] != 0, integers[IGNORE]
     kind, normalize, eps, sum_tol = integers[KIND], integers[FLAG] != 0, reals[EPS], reals[SUM_TOL]
-    label = np.zeros(ROWS, np.int64)
+    label = scratch(np.int64, 0, ROWS)
     buffer = copy_buffer(view, like, n, 0)
     i = start
     while i < stop:

@@ -22,14 +22,16 @@ from fastxent.kernels.probabilities import LOGITS, PROBS, are_log_probs, clipped
 from fastxent.kernels.probabilities import probability_sums, soft_log_loss, soft_nll
 from fastxent.kernels.binary import binary_log_loss, binary_nll
 from fastxent.kernels.rows import (
-    exp_sum, exp_sum_over, lanes, log_sum, moments, nll, smoothed_sums, target_sums, top_two,
+    exp_sum, exp_sum_over, lanes, largest, log_sum, moments, nll, smoothed_sums, target_sums,
 )  # fmt: skip
 from fastxent.kernels.simd import (
-    fill, first_lanes, fma, load, load_integers, load_some_double, offset, pointer, select, splat, store, store_some,
+    fill, first_lanes, fma, load, load_integers, load_some_double, offset, pointer, scratch, select, splat, store, store_some,
     store_some_double,
 )  # fmt: skip
 from fastxent.kernels.tiles import ROWS, TILE_CLASSES, fill_tile, tile_exp_sum
 
+# Labels are read in vectors, past the last one.
+LABELS = ROWS + 16
 DISTRIBUTION_TOL = 1e-3  # how far from 1 a distribution may sum, where no option says
 
 
@@ -66,12 +68,6 @@ def nll_of(figures, values, m, scale, scale_low):
 
 
 @inline
-def workspace():
-    """Figures, losses, weights and labels of one block; every entry is defined, since whole vectors are read."""
-    return np.zeros((6, ROWS)), np.zeros(ROWS), np.zeros(ROWS), np.full(ROWS + 16, -1, np.int64)
-
-
-@inline
 def tile_buffer(view, like, n):
     return np.empty(TILE_CLASSES * 16 if n <= TILE_CLASSES else 1, like.dtype)
 
@@ -84,7 +80,10 @@ def hard_cross_entropy(
     view, n = first_view(integers), integers[N]
     has_ignore, ignore_index = integers[HAS_IGNORE] != 0, integers[IGNORE]
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
-    figures, values, factors, label = workspace()
+    figures = scratch(np.float64, 6, ROWS)
+    values = scratch(np.float64, 0, ROWS)
+    factors = scratch(np.float64, 0, ROWS)
+    label = scratch(np.int64, 0, LABELS)
     buffer, tile = copy_buffer(view, like, n, TILE_CLASSES), tile_buffer(view, like, n)
     plain = scale == 1.0
     i = start
@@ -102,8 +101,8 @@ def hard_cross_entropy(
 @inline
 def top_figures(p, n, r, scale, scale_low, figures):
     """Figures of a row around its largest class, in column r; -ln q of that class is then nll_of's. Returns its logit."""
-    top, first, runner = top_two(p, n)
-    a, k, s, _, _ = moments(p, n, top, first, runner, scale, scale_low) if top == top else (math.nan, 0.0, 0.0, 0.0, 0.0)
+    top, first = largest(p, n)
+    a, k, s, _, _ = moments(p, n, top, first, scale, scale_low) if top == top else (math.nan, 0.0, 0.0, 0.0, 0.0)
     figures[0, r] = a
     figures[1, r] = k
     figures[2, r] = s
@@ -128,7 +127,10 @@ def smoothed_cross_entropy(
     has_ignore, ignore_index = integers[HAS_IGNORE] != 0, integers[IGNORE]
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
     keep, spread = reals[KEEP], reals[SPREAD]
-    figures, values, factors, label = workspace()
+    figures = scratch(np.float64, 6, ROWS)
+    values = scratch(np.float64, 0, ROWS)
+    factors = scratch(np.float64, 0, ROWS)
+    label = scratch(np.int64, 0, LABELS)
     buffer, w = copy_buffer(view, like, n, 0), pointer(class_weight, 0)
     i = start
     while i < stop:
@@ -158,7 +160,9 @@ def soft_cross_entropy(
     view, t_view, n = first_view(integers), second_view(integers), integers[N]
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
     keep, spread = reals[KEEP], reals[SPREAD]
-    figures, values, factors, _ = workspace()
+    figures = scratch(np.float64, 6, ROWS)
+    values = scratch(np.float64, 0, ROWS)
+    factors = scratch(np.float64, 0, ROWS)
     buffer, t_buffer, w = copy_buffer(view, like, n, 0), copy_buffer(t_view, t_like, n, 0), pointer(class_weight, 0)
     i = start
     while i < stop:
@@ -189,7 +193,9 @@ def hard_nll(
     """Log-probabilities and class indices: the labels' entries alone are read."""
     view, n = first_view(integers), integers[N]
     has_ignore, ignore_index = integers[HAS_IGNORE] != 0, integers[IGNORE]
-    _, values, factors, label = workspace()
+    values = scratch(np.float64, 0, ROWS)
+    factors = scratch(np.float64, 0, ROWS)
+    label = scratch(np.int64, 0, LABELS)
     i = start
     while i < stop:
         m = block_rows(view, i, stop, n, n)
@@ -212,7 +218,8 @@ def soft_nll_rows(
 ):
     """Log-probabilities and distributions."""
     view, t_view, n = first_view(integers), second_view(integers), integers[N]
-    _, values, factors, _ = workspace()
+    values = scratch(np.float64, 0, ROWS)
+    factors = scratch(np.float64, 0, ROWS)
     buffer, t_buffer, w = copy_buffer(view, like, n, 0), copy_buffer(t_view, t_like, n, 0), pointer(class_weight, 0)
     i = start
     while i < stop:
@@ -242,7 +249,10 @@ def hard_log_loss(
     view, n = first_view(integers), integers[N]
     has_ignore, ignore_index = integers[HAS_IGNORE] != 0, integers[IGNORE]
     eps, normalize, sum_tol = reals[EPS], integers[FLAG] != 0, reals[SUM_TOL]
-    figures, values, factors, label = workspace()
+    figures = scratch(np.float64, 6, ROWS)
+    values = scratch(np.float64, 0, ROWS)
+    factors = scratch(np.float64, 0, ROWS)
+    label = scratch(np.int64, 0, LABELS)
     buffer = copy_buffer(view, like, n, 0)
     i = start
     while i < stop:
@@ -276,7 +286,8 @@ def soft_log_loss_rows(
     """Probabilities and distributions."""
     view, t_view, n = first_view(integers), second_view(integers), integers[N]
     eps, normalize, sum_tol = reals[EPS], integers[FLAG] != 0, reals[SUM_TOL]
-    _, values, factors, _ = workspace()
+    values = scratch(np.float64, 0, ROWS)
+    factors = scratch(np.float64, 0, ROWS)
     buffer, t_buffer, w = copy_buffer(view, like, n, 0), copy_buffer(t_view, t_like, n, 0), pointer(class_weight, 0)
     i = start
     while i < stop:
@@ -309,7 +320,9 @@ def binary(
     """One logit or probability a row, the target a probability."""
     view, t_view = first_view(integers), second_view(integers)
     pos_weight, is_logits, eps = reals[POS_WEIGHT], integers[FLAG] != 0, reals[EPS]
-    figures, values, factors, _ = workspace()
+    figures = scratch(np.float64, 6, ROWS)
+    values = scratch(np.float64, 0, ROWS)
+    factors = scratch(np.float64, 0, ROWS)
     f, v = pointer(figures, 0), pointer(values, 0)
     for i in range(start, stop, ROWS):
         m = min(ROWS, stop - i)
@@ -339,9 +352,12 @@ def logsumexp(
     """ln Σ e^(z/T)."""
     view, n = first_view(integers), integers[N]
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
-    figures, values, _, label = workspace()
+    figures = scratch(np.float64, 6, ROWS)
+    values = scratch(np.float64, 0, ROWS)
+    label = scratch(np.int64, 0, LABELS)
     buffer, tile = copy_buffer(view, like, n, TILE_CLASSES), tile_buffer(view, like, n)
     f = pointer(figures, 0)
+    label[:] = -1
     i = start
     while i < stop:
         m = block_rows(view, i, stop, n, TILE_CLASSES)
@@ -359,7 +375,8 @@ def normalised(
     """softmax, or its logarithm, of each row, written in the logits' type: rounded once, from float64."""
     view, o_view, n, logarithm = first_view(integers), second_view(integers), integers[N], integers[FLAG] != 0
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
-    figures, values, _, _ = workspace()
+    figures = scratch(np.float64, 6, ROWS)
+    values = scratch(np.float64, 0, ROWS)
     buffer, result = copy_buffer(view, like, n, 0), np.empty(n, like.dtype)
     i = start
     while i < stop:
@@ -393,7 +410,8 @@ def entropy(
 ):
     """-Σ q ln q of each row."""
     view, n, kind = first_view(integers), integers[N], integers[KIND]
-    figures, values, _, _ = workspace()
+    figures = scratch(np.float64, 6, ROWS)
+    values = scratch(np.float64, 0, ROWS)
     buffer = copy_buffer(view, like, n, 0)
     i = start
     while i < stop:
@@ -402,11 +420,11 @@ def entropy(
         for r in range(m):
             row = offset(p, r * step)
             if kind == LOGITS:
-                top, first, runner = top_two(row, n)
+                top, first = largest(row, n)
                 if top != top:
                     figures[0, r] = math.nan
                     continue
-                a, k, s, b, _ = moments(row, n, top, first, runner, 1.0, 0.0)
+                a, k, s, b, _ = moments(row, n, top, first, 1.0, 0.0)
                 figures[0, r], figures[1, r], figures[2, r], figures[3, r] = a, k, s, top
                 figures[4, r] = b / a if a > 0.0 else 0.0
                 continue
@@ -448,7 +466,8 @@ def kl_divergence(
     view, q_view, n, kind = first_view(integers), second_view(integers), integers[N], integers[KIND]
     buffer, q_buffer = copy_buffer(view, like, n, 0), copy_buffer(q_view, t_like, n, 0)
     logs = np.empty((2, n if kind == LOGITS else 1))
-    figures, values, _, _ = workspace()
+    figures = scratch(np.float64, 6, ROWS)
+    values = scratch(np.float64, 0, ROWS)
     i = start
     while i < stop:
         m = min(block_rows(view, i, stop, n, 0), block_rows(q_view, i, stop, n, 0))

@@ -21,8 +21,8 @@ from fastxent.kernels import elementary
 from fastxent.kernels.elementary import LN_2, LOG2_E, MODERATE, exp_shifted, exp_shifted_over, exp_times, exponent_at
 from fastxent.kernels.jit import inline
 from fastxent.kernels.simd import (
-    add_reduce, any_lane, by_type, count_lanes, fill, first_lanes, float64x8, fma, halves, lane_numbers, load, load_some,
-    load_some_double, max_reduce, maximum, minimum, prefetch, select, splat,
+    add_reduce, any_lane, bits, by_type, fill, first_lanes, float64x8, fma, halves, lane_numbers, load, load_some,
+    load_some_double, max_reduce, maximum, prefetch, select, splat,
 )  # fmt: skip
 
 lanes = by_type(16, 8)
@@ -191,36 +191,48 @@ def log_sum(a, k, s, scale, scale_low):
 # --- the largest class, and moments around it -------------------------------------------------------------------------
 
 
+magnitude = by_type(0x7FFFFFFF, 0x7FFFFFFFFFFFFFFF)
+infinite = by_type(0x7F800000, 0x7FF0000000000000)
+# Below this sum of terms relative to the largest one, those at the floor of the exponents might count: 2^-80, 2^-900.
+too_small = by_type(2.0**-80, 2.0**-900)
+
+
 @inline
-def top_two(p, n):
-    """The largest logit, its first class, and the largest of the other classes; NaN first for an invalid row."""
+def largest(p, n):
+    """The largest logit and its first class; NaN for an invalid row: one with a NaN or +inf, or nothing but -inf.
+
+    NaNs are looked for in the bits: integers compared lane by lane cost less than a mask carried along.
+    """
     width = lanes(p)
     highest = fill(p, -math.inf)
-    second = highest
-    valid = highest < math.inf
+    widest = bits(fill(p, 0.0))
     full = n - n % width
     for i in range(0, full, width):
         v = load(p, i)
-        prefetch(p, i + ahead(p))
-        valid = valid & (v < math.inf)
-        second = maximum(second, minimum(v, highest))
+        widest = maximum(widest, bits(v) & magnitude(p))
         highest = maximum(highest, v)
     if full < n:
         v = _part(p, full, n, -1)
-        valid = valid & (v < math.inf)
-        second = maximum(second, minimum(v, highest))
+        widest = maximum(widest, bits(v) & magnitude(p))
         highest = maximum(highest, v)
     top = max_reduce(highest)
-    if any_lane(~valid) or top == -math.inf:
-        return math.nan, -1, 0.0
-    leads = highest == top
-    runner = top if count_lanes(leads) > 1 else max_reduce(select(leads, second, highest))
+    if any_lane(widest > infinite(p)) or not abs(top) < math.inf:
+        return math.nan, -1
     first = 0
     while first < full and not any_lane(load(p, first) == top):
         first += width
     while p[first] != top:
         first += 1
-    return np.float64(top), first, np.float64(runner)
+    return np.float64(top), first
+
+
+@inline
+def largest_but(p, n, first):
+    """The largest logit of the other classes."""
+    highest = fill(p, -math.inf)
+    for i in range(0, n, lanes(p)):
+        highest = maximum(highest, _part(p, i, n, first))
+    return np.float64(max_reduce(highest))
 
 
 def add_moments(sums, e, x, base):
@@ -251,47 +263,64 @@ def _add_moments(sums, e, x, base):
 
 
 @inline
-def moments(p, n, top, first, runner, scale, scale_low):
-    """Sums over all classes but ``first``: A, k and s as in exp_sum_over, Σ e_j·(top - z_j)/T and Σ e_j²."""
-    if runner == -math.inf:
-        return 0.0, 0.0, 0.0, 0.0, 0.0
+def moments(p, n, top, first, scale, scale_low):
+    """Sums over all classes but ``first``, the largest: A, k and s as in exp_sum_over, Σ e_j·(top - z_j)/T and Σ e_j².
+
+    The terms are relative to the largest class; where it stands too far above the others, to the next one.
+    """
+    a, k, s, b, c = 0.0, 0.0, 0.0, 0.0, 0.0
+    reference = top
+    for attempt in range(2):
+        s, k = reference_of(reference, scale)
+        a, b, c = _moments_at(p, n, top, first, s, k, scale, scale_low)
+        if attempt == 1 or a > too_small(p):
+            break
+        reference = largest_but(p, n, first)
+        if reference == -math.inf:
+            return 0.0, 0.0, 0.0, 0.0, 0.0
+    return a, k, s, b, c
+
+
+@inline
+def _moments_at(p, n, top, first, s, k, scale, scale_low):
+    """A, Σ e_j·(top - z_j)/T and Σ e_j² for given k and s. The next row is asked for meanwhile, for its first pass."""
     width = lanes(p)
-    s, k = reference_of(runner, scale)
-    magic = fill(p, elementary.rounding(p) - k)
+    plain = scale == 1.0 and s == 0.0
+    magic = fill(p, elementary.rounding(p) - k * (elementary.steps(p) if plain else 1.0))
     floor = fill(p, (k + floor_exponent(p)) * LN_2 / scale)
     base = top - s
     factor, factor_low = two_words(p, scale, scale_low)
     zero = splat(0.0)
     sums = zero, zero, zero, zero, zero, zero
-    plain = scale == 1.0 and s == 0.0
-    eighths = fill(p, elementary.rounding(p) - k * elementary.steps(p))
     own = first // width * width
     for i in range(0, n, width):
+        prefetch(p, i + n)
         v = load(p, i) if i != own and i + width <= n else _part(p, i, n, first)
         if plain:
             x = maximum(v, floor)
-            e = exp_shifted(x, eighths)
+            e = exp_shifted(x, magic)
         else:
             x = maximum(v - s, floor)
             e = exp_shifted_over(x, factor, factor_low, magic)
         sums = add_moments(sums, e, x, base)
     a, a_low, b, b_low, c, c_low = sums
-    return add_reduce(a + a_low), k, s, add_reduce(b + b_low) * scale, add_reduce(c + c_low)
+    return add_reduce(a + a_low), add_reduce(b + b_low) * scale, add_reduce(c + c_low)
 
 
 @inline
 def rank_of(p, n, y):
     """#(z_j > z_y) + #(z_j = z_y, j < y): 0 for the class that NumPy's argmax would choose."""
     z = p[y]
-    result = 0
     width = lanes(p)
-    full = y - y % width
-    for i in range(0, full, width):
-        result += count_lanes(load(p, i) >= z)
-    for i in range(full, n, width):
-        v = load(p, i) if i > full and i + width <= n else _part(p, i, n, -1)
-        result += count_lanes((v > z) | ((v == z) & (lane_numbers(v) < y - i)))
-    return result
+    count = bits(fill(p, 0.0))
+    own = y - y % width
+    for i in range(0, own, width):
+        count = count + select(load(p, i) >= z, count * 0 + 1, 0)
+    for i in range(own, n, width):
+        v = load(p, i) if i > own and i + width <= n else _part(p, i, n, -1)
+        before = (v == z) & (lane_numbers(v) < y - i)
+        count = count + select((v > z) | before, count * 0 + 1, 0)
+    return np.int64(add_reduce(count))
 
 
 # --- linear sums over a row: soft targets, smoothing ------------------------------------------------------------------

@@ -9,9 +9,6 @@ row gives the same figures as no weights.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.core import cgutils
-from numba.extending import intrinsic
-
 from fastxent.kernels.elementary import log1p
 from fastxent.kernels.exactsum import (
     STATE_SIZE,
@@ -24,7 +21,7 @@ from fastxent.kernels.exactsum import (
     exact_sum_value,
 )
 from fastxent.kernels.jit import compiled, inline
-from fastxent.kernels.simd import bits, fma
+from fastxent.kernels.simd import bits, borrowed, fma
 
 # Tally.counts: rows of each kind, and how much of the growing arrays is in use.
 KEPT, IGNORED, INVALID, PAIRS_USED, SPILL_USED, WORST_USED, N_COUNTS = range(7)
@@ -91,21 +88,6 @@ def _square_low(x, y, high):
     """What fl(x y) = high left out of x y: exact unless it underflows (|x y| < 2^-969); 0 where high is not finite."""
     low = fma(x, y, -high)
     return low if abs(high) < np.inf else 0.0
-
-
-@intrinsic
-def borrowed(typingctx, array):
-    """The same array without its reference count, for use inside the function that holds the array.
-
-    Inlined helpers would otherwise raise and lower the count, atomically, at every call: most of a row's time.
-    """
-
-    def codegen(context, builder, signature, args):
-        view = context.make_array(signature.return_type)(context, builder, value=args[0])
-        view.meminfo = cgutils.get_null_value(view.meminfo.type)
-        return view._getvalue()
-
-    return array(array), codegen
 
 
 @inline

@@ -18,9 +18,9 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, lower_builtin, models, overload, register_model
 
 __all__ = [
-    "add_reduce", "address", "any_lane", "bits", "by_type", "count_lanes", "fill", "first_lanes", "float32x16",
+    "add_reduce", "address", "any_lane", "bits", "borrowed", "by_type", "count_lanes", "fill", "first_lanes", "float32x16",
     "float64x8", "fma", "from_bits", "halves", "int32x16", "int64x8", "is_float32", "join", "lane_numbers", "load", "load_double", "load_integers",
-    "load_some", "load_some_double", "max_reduce", "maximum", "minimum", "pointer", "prefetch", "select", "splat", "store",
+    "load_some", "load_some_double", "max_reduce", "maximum", "minimum", "pointer", "prefetch", "scratch", "select", "splat", "store",
     "offset", "store_double", "store_some",
     "store_some_double", "table",
 ]  # fmt: skip
@@ -463,6 +463,51 @@ def address(typingctx, number, like):
     return types.CPointer(like.dtype)(number, like), lambda context, builder, sig, args: builder.inttoptr(
         args[0], context.get_value_type(sig.return_type)
     )
+
+
+def _bare_array(context, builder, kind, data, shape):
+    """An array structure on memory that somebody else holds."""
+    array = context.make_array(kind)(context, builder)
+    size = context.get_constant(types.intp, kind.dtype.bitwidth // 8)
+    strides = [size]
+    for extent in reversed(shape[1:]):
+        strides.insert(0, builder.mul(strides[0], extent))
+    context.populate_array(array, data=data, shape=shape, strides=strides, itemsize=size, meminfo=None)
+    return array._getvalue()
+
+
+@intrinsic(prefer_literal=True)
+def scratch(typingctx, dtype, rows, columns):
+    """An uninitialised array on the stack: (rows, columns), or (columns,) for 0 rows; both constants.
+
+    The memory is that of the function in whose own body this stands, so not in an inlined one. The array has no
+    reference count, which inlined helpers would raise and lower, atomically, at every call.
+    """
+    shape = [n.literal_value for n in (rows, columns) if n.literal_value]
+    kind = types.Array(dtype.dtype, len(shape), "C")
+
+    def build(context, builder, sig, args):
+        size = shape[0] * shape[-1] if len(shape) == 2 else shape[0]
+        data = cgutils.alloca_once(builder, context.get_data_type(kind.dtype), size=size)
+        data.align = 64
+        return _bare_array(context, builder, kind, data, [context.get_constant(types.intp, n) for n in shape])
+
+    return kind(dtype, rows, columns), build
+
+
+@intrinsic
+def borrowed(typingctx, array):
+    """The same array without its reference count, for use inside the function that holds the array.
+
+    Inlined helpers would otherwise raise and lower the count, atomically, at every call: most of a row's time.
+    """
+
+    def build(context, builder, sig, args):
+        view = context.make_array(sig.return_type)(context, builder, value=args[0])
+        view.meminfo = cgutils.get_null_value(view.meminfo.type)
+        return view._getvalue()
+
+    return array(array), build
 
 
 @intrinsic
