@@ -1,5 +1,7 @@
 """One logit or probability a row: the two-class losses, eight rows at once in float64."""
 
+import math
+
 from fastxent.kernels import elementary
 from fastxent.kernels.jit import inline
 from fastxent.kernels.simd import maximum, select
@@ -7,11 +9,11 @@ from fastxent.kernels.simd import maximum, select
 
 @inline
 def binary_nll(z, target, pos_weight):
-    """w·t·ln(1 + e^-z) + (1 - t)·ln(1 + e^z) for eight logits: both terms are non-negative, so nothing cancels."""
+    """w·t·ln(1 + e^-z) + (1 - t)·ln(1 + e^z) for eight logits: both terms are non-negative, nothing cancels."""
     rest = elementary.log1p(elementary.exp(-maximum(z, -z)))
     positive = maximum(-z, 0.0) + rest
     negative = maximum(z, 0.0) + rest
-    return _mix(target, pos_weight * target * positive, (1.0 - target) * negative)
+    return _weigh(pos_weight * target, positive) + _weigh(1.0 - target, negative)
 
 
 @inline
@@ -23,10 +25,10 @@ def binary_log_loss(p, target, pos_weight, eps):
         low, high = -elementary.log(eps), -elementary.log1p(-eps)
         positive = select(p < eps, low, select(p > 1.0 - eps, high, positive))
         negative = select(p < eps, high, select(p > 1.0 - eps, low, negative))
-    return _mix(target, pos_weight * target * positive, (1.0 - target) * negative)
+    return _weigh(pos_weight * target, positive) + _weigh(1.0 - target, negative)
 
 
 @inline
-def _mix(target, positive, negative):
-    """Add the two terms; the one whose weight is 0 counts 0 even where its logarithm is infinite."""
-    return select(target == 0.0, 0.0, positive) + select(target == 1.0, 0.0, negative)
+def _weigh(weight, loss):
+    """A term without weight counts 0, even where its logarithm is infinite; a NaN stays."""
+    return select((weight == 0.0) & (loss == math.inf), 0.0, weight * loss)

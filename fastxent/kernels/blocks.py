@@ -100,6 +100,12 @@ def read_labels(labels, i, m, n, has_ignore, ignore_index, label):
 
 
 @inline
+def weighed(w, loss):
+    """w·loss; what has no weight counts 0, even an infinite loss. A NaN stays."""
+    return 0.0 if w == 0.0 and loss == np.inf else w * loss
+
+
+@inline
 def settle_labels(values, label, m, i, class_weight, sample_weight, weigh_values, scratch, out, sums):
     """Losses of rows with labels: class weights (onto the losses unless they have them), then as ``settle``."""
     weighted = class_weight.size > 0
@@ -108,7 +114,7 @@ def settle_labels(values, label, m, i, class_weight, sample_weight, weigh_values
             w = class_weight[label[r]] if label[r] >= 0 else 0.0
             scratch[r] = w
             if weigh_values:
-                values[r] = values[r] * w
+                values[r] = weighed(w, values[r])
     else:
         for r in range(m):
             scratch[r] = 1.0 if label[r] >= 0 else 0.0
@@ -123,7 +129,7 @@ def settle(values, factors, weighted, m, i, sample_weight, out, sums):
     """Sample weights; then losses to ``out`` and to the exact sums, with the weights that the mean divides by."""
     if sample_weight.size > 0:
         for r in range(m):
-            values[r] = sample_weight[i + r] * values[r]
+            values[r] = weighed(sample_weight[i + r], values[r])
             factors[r] = sample_weight[i + r] * factors[r]
     for r in range(m):
         values[r] = values[r] + 0.0  # -0.0 becomes 0.0

@@ -272,8 +272,7 @@ def score_probabilities_soft(
                 return refuse(report, i + r, reason)
             _, first = note_probabilities(row, n, kind, factor, card, r)
             if kind == PROBS:
-                total, low, _ = probability_sums(row, n, -1)
-                loss, mass, valid = soft_log_loss(row, target, n, w, False, total, low, eps, normalize)
+                loss, mass, valid = soft_log_loss(row, target, n, w, False, eps, normalize)
             else:
                 loss, mass, _, valid = soft_nll(row, target, n, w, False)
             if not valid:

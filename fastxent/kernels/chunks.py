@@ -12,15 +12,16 @@ import math
 import numpy as np
 
 from fastxent.kernels import elementary
+from fastxent.kernels.binary import binary_log_loss, binary_nll
 from fastxent.kernels.blocks import (
     EPS, FLAG, HAS_IGNORE, IGNORE, KEEP, KIND, LABEL, N, NOT_PROBABILITY, POS_WEIGHT, POSITIVE_LOG_PROB, ROW_SUM, SCALE,
     SCALE_LOW, SPREAD, SUM_TOL, TARGET_NEGATIVE, TARGET_SUM, block_rows, copy_buffer, first_view, read_labels, refuse,
     row_block, second_view, settle, settle_labels, strided,
 )  # fmt: skip
+from fastxent.kernels.divergence import divergence, divergence_of_logits
 from fastxent.kernels.jit import compiled, inline
-from fastxent.kernels.probabilities import LOGITS, PROBS, are_log_probs, clipped_log_loss, divergence, information
+from fastxent.kernels.probabilities import LOGITS, PROBS, are_log_probs, clipped_log_loss, information
 from fastxent.kernels.probabilities import probability_sums, soft_log_loss, soft_nll
-from fastxent.kernels.binary import binary_log_loss, binary_nll
 from fastxent.kernels.rows import (
     exp_sum, exp_sum_over, lanes, largest, log_sum, moments, nll, smoothed_sums, target_sums,
 )  # fmt: skip
@@ -296,9 +297,9 @@ def soft_log_loss_rows(
         t, t_step = row_block(t_view, t_like, i, m, n, t_buffer)
         for r in range(m):
             row = offset(p, r * step)
-            total, low, sound = probability_sums(row, n, -1)
+            total, _, sound = probability_sums(row, n, -1)
             values[r], mass, valid = soft_log_loss(
-                row, offset(t, r * t_step), n, w, class_weight.size > 0, total, low, eps, normalize
+                row, offset(t, r * t_step), n, w, class_weight.size > 0, eps, normalize
             )
             factors[r] = 1.0
             if not valid:
@@ -362,6 +363,10 @@ def logsumexp(
     while i < stop:
         m = block_rows(view, i, stop, n, TILE_CLASSES)
         figures_of(view, like, n, i, m, label, scale == 1.0, scale, scale_low, figures, buffer, tile)
+        if n == 1:  # e^z and back would round
+            for r in range(m):
+                z = np.float64(strided(view, like, i + r)[0])
+                figures[0, r], figures[1, r], figures[2, r] = (1.0 if abs(z) < math.inf else math.nan), 0.0, z
         for r in range(0, m, 8):
             value = log_sum(load(f, r), load(f, ROWS + r), load(f, 2 * ROWS + r), scale, scale_low)
             store_some(pointer(out, i + r), 0, first_lanes(m - r, value), value)
@@ -465,9 +470,6 @@ def kl_divergence(
     """Σ p ln(p / q) of each pair of rows."""
     view, q_view, n, kind = first_view(integers), second_view(integers), integers[N], integers[KIND]
     buffer, q_buffer = copy_buffer(view, like, n, 0), copy_buffer(q_view, t_like, n, 0)
-    logs = np.empty((2, n if kind == LOGITS else 1))
-    figures = scratch(np.float64, 6, ROWS)
-    values = scratch(np.float64, 0, ROWS)
     i = start
     while i < stop:
         m = min(block_rows(view, i, stop, n, 0), block_rows(q_view, i, stop, n, 0))
@@ -476,9 +478,7 @@ def kl_divergence(
         for r in range(m):
             a, b = offset(p, r * step), offset(q, r * q_step)
             if kind == LOGITS:
-                log_probabilities(a, n, figures, values, pointer(logs, 0))
-                log_probabilities(b, n, figures, values, pointer(logs, n))
-                out[i + r] = divergence(pointer(logs, 0), pointer(logs, n), n, kind) + 0.0
+                out[i + r] = divergence_of_logits(a, b, n) + 0.0
                 continue
             reason = distribution_fault(a, n, kind, DISTRIBUTION_TOL)
             if reason == 0:
@@ -487,13 +487,3 @@ def kl_divergence(
                 return refuse(report, i + r, reason)
             out[i + r] = divergence(a, b, n, kind) + 0.0
         i += m
-
-
-@inline
-def log_probabilities(p, n, figures, values, logs):
-    """ln q of one row of logits, in float64."""
-    top = top_figures(p, n, 0, 1.0, 0.0, figures)
-    nll_of(figures, values, 1, 1.0, 0.0)
-    for j in range(0, n, 8):
-        here = first_lanes(n - j, splat(0.0))
-        store_some(logs, j, here, (load_some_double(p, j, here, 0.0) - top) - values[0])

@@ -9,7 +9,7 @@ exp_shifted, float32     \|x\| <= 1024                                   1.4 · 
 exp_shifted_over, "      \|x·scale\| <= 1024                             1.1 · 2^-23
 exp_shifted, float64     \|x\| <= 1024                                   1.0 · 2^-52
 exp                      all, gradual underflow                        1.1 · 2^-52 (while normal)
-expm1                    x <= ln 2 / 2                                 2.0 · 2^-52
+expm1                    all                                           2.0 · 2^-52
 log, log1p               all, denormals included                       1.0 · 2^-52
 =======================  ============================================  =================================
 
@@ -191,9 +191,9 @@ def exp(x):
 
 @inline
 def expm1(x):
-    """e^x - 1 in float64, for x <= ln 2 / 2."""
-    near = maximum(x, -0.5 * LN_2)
-    return select(x >= -0.5 * LN_2, _expm1_tail64(near), exp(x) - 1.0)
+    """e^x - 1 in float64."""
+    near = simd.minimum(maximum(x, -0.5 * LN_2), 0.5 * LN_2)
+    return select(near == x, _expm1_tail64(near), exp(x) - 1.0)
 
 
 @inline
@@ -215,10 +215,16 @@ def _log_parts(f, low, k):
 @inline
 def log(x):
     """ln x in float64: -inf at 0, NaN below."""
+    return log_times_power(x, 0.0)
+
+
+@inline
+def log_times_power(x, power):
+    """ln(x·2^power) for an integer power (a float64): the exponents are added, so that their logarithms cannot cancel."""
     denormal = x < 2.2250738585072014e-308
     b = bits(select(denormal, x * 18014398509481984.0, x))  # 2^54
     n = (b - SQRT_HALF_BITS) >> 52
-    k = whole_float(n) - select(denormal, 54.0, 0.0)
+    k = (whole_float(n) - select(denormal, 54.0, 0.0)) + power
     result = _log_parts(from_bits(b - (n << 52)) - 1.0, 0.0, k)
     result = select(x == math.inf, math.inf, result)
     return select(x > 0.0, result, select(x == 0.0, -math.inf, math.nan))

@@ -4,7 +4,7 @@ import math
 
 from fastxent.kernels import elementary
 from fastxent.kernels.jit import inline
-from fastxent.kernels.rows import guarded_total, two_sum
+from fastxent.kernels.rows import guarded_total, largest, two_sum
 from fastxent.kernels.simd import (
     add_reduce, any_lane, first_lanes, lane_numbers, load_some_double, select, splat,
 )  # fmt: skip
@@ -32,14 +32,16 @@ def clipped_log_loss(own, others, eps, normalize):
     Normalised, it is ln(1 + others / own): the ratio to the row's sum is not formed, so nothing is lost near 1.
     """
     if normalize:
-        q = own / (own + others)
-        result = elementary.log1p(others / own)
-        result = select(own == 0.0, math.inf, result)
+        total = own + others
+        low, high = own < eps * total, others < eps * total
+        ratio = others / own
+        far = elementary.log(total) - elementary.log(own)  # for an own so small that the ratio overflows
+        result = select(ratio < math.inf, elementary.log1p(ratio), select(own == 0.0, math.inf, far))
     else:
-        q = own
+        low, high = own < eps, own > 1.0 - eps
         result = -elementary.log(own)
     if eps > 0.0:
-        result = select(q < eps, -elementary.log(eps), select(q > 1.0 - eps, -elementary.log1p(-eps), result))
+        result = select(low, -elementary.log(eps), select(high, -elementary.log1p(-eps), result))
     return result
 
 
@@ -62,17 +64,22 @@ def soft_nll(log_probs, target, n, w, weighted):
 
 
 @inline
-def soft_log_loss(probs, target, n, w, weighted, total, total_low, eps, normalize):
+def soft_log_loss(probs, target, n, w, weighted, eps, normalize):
     """Σ w_k·t_k·(-ln q_k) of one row of probabilities; Σ t_k; and whether the target is valid."""
     loss, loss_low, mass, mass_low = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
     valid = loss == 0.0
+    rest, top, first = 0.0, 0.0, -1
+    if normalize:  # the sum of the others is taken without the largest class, so that it keeps its accuracy for that one
+        top, first = largest(probs, n)
+        rest, rest_low, _ = probability_sums(probs, n, first)
+        rest += rest_low
     for i in range(0, n, 8):
         here = first_lanes(n - i, loss)
         v = load_some_double(probs, i, here, 1.0)
         t = load_some_double(target, i, here, 0.0)
         c = t * load_some_double(w, i, here & (splat(1.0 if weighted else 0.0) > 0.0), 1.0)
         valid = valid & (t >= 0.0) & (t < math.inf)
-        others = (total - v) + total_low if normalize else v
+        others = select(lane_numbers(loss) == first - i, rest, (top - v) + rest)
         value = clipped_log_loss(v, others, eps, normalize)
         loss, loss_low = two_sum(loss, loss_low, select(c == 0.0, 0.0, c * value))
         mass, mass_low = two_sum(mass, mass_low, t)
@@ -98,33 +105,6 @@ def information(p, n, kind, factor):
         entropy, entropy_low = two_sum(entropy, entropy_low, select(q == 0.0, 0.0, -(q * log_q)))
         squares, squares_low = two_sum(squares, squares_low, q * q)
     return guarded_total(entropy, entropy_low), add_reduce(squares + squares_low)
-
-
-@inline
-def log_ratio(p, q):
-    """ln(p / q) for positive p and q: through (p - q) / q where they are near, which is exact there."""
-    near = (p < q * 2.0) & (p * 2.0 > q)
-    ratio = p / q
-    far = (ratio < 1e-290) | (ratio > 1e290)
-    result = elementary.log1p(select(near, (p - q) / q, 0.0))
-    result = select(near, result, elementary.log(ratio))
-    return select(far, elementary.log(p) - elementary.log(q), result)
-
-
-@inline
-def divergence(p, q, n, kind):
-    """Σ p ln(p / q) of two rows of probabilities or log-probabilities; 0 ln 0 = 0, and +inf where q = 0 < p."""
-    total, low = splat(0.0), splat(0.0)
-    for i in range(0, n, 8):
-        here = first_lanes(n - i, total)
-        if kind == PROBS:
-            a, b = load_some_double(p, i, here, 0.0), load_some_double(q, i, here, 1.0)
-            ratio = log_ratio(a, b)
-        else:
-            u, v = load_some_double(p, i, here, -math.inf), load_some_double(q, i, here, 0.0)
-            a, ratio = elementary.exp(u), u - v
-        total, low = two_sum(total, low, select(a == 0.0, 0.0, a * ratio))
-    return guarded_total(total, low)
 
 
 @inline
