@@ -66,12 +66,12 @@ def inline(function: F) -> F:
     return dispatcher
 
 
-def compiled(function: F) -> F:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a serial entry point, on its first call with each signature, through the cache."""
     return _enter(function, numba.njit(**_FLAGS)(function))
 
 
-def parallel(function: F) -> F:
+def parallel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile an entry point whose ``prange`` loops run on threads. Slow to compile: few of them, few signatures."""
     return _enter(function, numba.njit(parallel=True, **_FLAGS)(function))
 
