@@ -24,6 +24,7 @@ from fastxent.kernels.blocks import (  # noqa: F401  (the reasons are this modul
 from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_merge
 from fastxent.kernels.jit import compiled, parallel, prange
 from fastxent.kernels.probabilities import LOG_PROBS, LOGITS, PROBS  # noqa: F401
+from fastxent.kernels.tiles import TILE_CLASSES
 from fastxent.threads import team
 
 # Below so many elements starting threads costs more than they save: a parallel call takes some 3 us, in which one thread
@@ -203,7 +204,8 @@ def hard_cross_entropy(
     call = _hard(_wide_enough(z, temperature), labels, class_weight, sample_weight, has_ignore, ignore_index)
     call.temperature(temperature)
     if label_smoothing == 0.0:
-        return call.run(chunks.hard_cross_entropy, out, sums)
+        few = z.shape[2] <= TILE_CLASSES
+        return call.run(chunks.hard_cross_entropy_tiles if few else chunks.hard_cross_entropy, out, sums)
     _smooth(call, label_smoothing)
     return call.run(chunks.smoothed_cross_entropy, out, sums)
 
@@ -285,7 +287,7 @@ def logsumexp(z, temperature, out):
     """ln Σ e^(z/T) of each row."""
     call = Call(_wide_enough(z, temperature), n_classes=z.shape[2])
     call.temperature(temperature)
-    return call.run(chunks.logsumexp, out)
+    return call.run(chunks.logsumexp_tiles if z.shape[2] <= TILE_CLASSES else chunks.logsumexp, out)
 
 
 def softmax(z, temperature, out):

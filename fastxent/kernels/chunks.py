@@ -29,7 +29,7 @@ from fastxent.kernels.simd import (
     fill, first_lanes, fma, load, load_integers, load_some_double, offset, pointer, scratch, select, splat, store, store_some,
     store_some_double,
 )  # fmt: skip
-from fastxent.kernels.tiles import ROWS, TILE_CLASSES, fill_tile, tile_exp_sum
+from fastxent.kernels.tiles import ROWS, TILE_SIZE, fill_tile, tile_exp_sum
 
 # Labels are read in vectors, past the last one.
 LABELS = ROWS + 16
@@ -37,20 +37,23 @@ DISTRIBUTION_TOL = 1e-3  # how far from 1 a distribution may sum, where no optio
 
 
 @inline
-def figures_of(view, like, n, i, m, label, plain, scale, scale_low, figures, buffer, tile):
+def tile_figures(view, like, n, i, m, label, scale, scale_low, figures, tile):
     """A, k, s and the label's logit of m rows from row i on, to the rows of ``figures``. Label -1: all classes."""
-    if n <= TILE_CLASSES:
-        p, f, q = strided(view, like, i), pointer(figures, 0), pointer(tile, 0)
-        width = lanes(q)
-        for r in range(0, m, width):
-            fill_tile(q, offset(p, r * view[2]), view[2], min(width, m - r), n, view[3])
-            tile_exp_sum(q, n, load_integers(pointer(label, r), 0, fill(p, 0.0)), f, r, scale, scale_low)
-        return
+    p, f, q = strided(view, like, i), pointer(figures, 0), pointer(tile, 0)
+    width = lanes(q)
+    for r in range(0, m, width):
+        fill_tile(q, offset(p, r * view[2]), view[2], min(width, m - r), n, view[3])
+        tile_exp_sum(q, n, load_integers(pointer(label, r), 0, fill(p, 0.0)), f, r, scale, scale_low)
+
+
+@inline
+def row_figures(view, like, n, i, m, label, scale, scale_low, figures, buffer):
+    """The same, one row at a time."""
     p, step = row_block(view, like, i, m, n, buffer)
     for r in range(m):
         row = offset(p, r * step)
         a, k, s, done = 0.0, 0.0, 0.0, False
-        if plain:
+        if scale == 1.0:
             a, k, done = exp_sum(row, n, label[r])
         if not done:
             a, k, s = exp_sum_over(row, n, label[r], scale, scale_low)
@@ -68,32 +71,51 @@ def nll_of(figures, values, m, scale, scale_low):
         store(v, r, nll(load(f, r), load(f, ROWS + r), load(f, 2 * ROWS + r), load(f, 3 * ROWS + r), scale, scale_low))
 
 
-@inline
-def tile_buffer(view, like, n):
-    return np.empty(TILE_CLASSES * 16 if n <= TILE_CLASSES else 1, like.dtype)
-
-
 @compiled
 def hard_cross_entropy(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
-    """Logits and class indices, without smoothing."""
+    """Logits and class indices, without smoothing, one row at a time."""
     view, n = first_view(integers), integers[N]
     has_ignore, ignore_index = integers[HAS_IGNORE] != 0, integers[IGNORE]
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
-    figures = scratch(np.float64, 6, ROWS)
+    figures = scratch(np.float64, 4, ROWS)
     values = scratch(np.float64, 0, ROWS)
     factors = scratch(np.float64, 0, ROWS)
     label = scratch(np.int64, 0, LABELS)
-    buffer, tile = copy_buffer(view, like, n, TILE_CLASSES), tile_buffer(view, like, n)
-    plain = scale == 1.0
+    buffer = copy_buffer(view, like, n, 0)
     i = start
     while i < stop:
-        m = block_rows(view, i, stop, n, TILE_CLASSES)
+        m = block_rows(view, i, stop, n, 0)
         bad = read_labels(labels, i, m, n, has_ignore, ignore_index, label)
         if bad >= 0:
             return refuse(report, bad, LABEL)
-        figures_of(view, like, n, i, m, label, plain, scale, scale_low, figures, buffer, tile)
+        row_figures(view, like, n, i, m, label, scale, scale_low, figures, buffer)
+        nll_of(figures, values, m, scale, scale_low)
+        settle_labels(values, label, m, i, class_weight, sample_weight, True, factors, out, sums)
+        i += m
+
+
+@compiled
+def hard_cross_entropy_tiles(
+    start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
+):
+    """The same for few classes, in tiles."""
+    view, n = first_view(integers), integers[N]
+    has_ignore, ignore_index = integers[HAS_IGNORE] != 0, integers[IGNORE]
+    scale, scale_low = reals[SCALE], reals[SCALE_LOW]
+    figures = scratch(np.float64, 4, ROWS)
+    values = scratch(np.float64, 0, ROWS)
+    factors = scratch(np.float64, 0, ROWS)
+    label = scratch(np.int64, 0, LABELS)
+    tile = np.empty(TILE_SIZE, like.dtype)
+    i = start
+    while i < stop:
+        m = block_rows(view, i, stop, n, n)
+        bad = read_labels(labels, i, m, n, has_ignore, ignore_index, label)
+        if bad >= 0:
+            return refuse(report, bad, LABEL)
+        tile_figures(view, like, n, i, m, label, scale, scale_low, figures, tile)
         nll_of(figures, values, m, scale, scale_low)
         settle_labels(values, label, m, i, class_weight, sample_weight, True, factors, out, sums)
         i += m
@@ -347,30 +369,50 @@ def binary(
 
 
 @compiled
-def logsumexp(
-    start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
-):
-    """ln Σ e^(z/T)."""
+def logsumexp(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
+    """ln Σ e^(z/T), one row at a time."""
     view, n = first_view(integers), integers[N]
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
-    figures = scratch(np.float64, 6, ROWS)
-    values = scratch(np.float64, 0, ROWS)
+    figures = scratch(np.float64, 4, ROWS)
     label = scratch(np.int64, 0, LABELS)
-    buffer, tile = copy_buffer(view, like, n, TILE_CLASSES), tile_buffer(view, like, n)
-    f = pointer(figures, 0)
+    buffer = copy_buffer(view, like, n, 0)
     label[:] = -1
     i = start
     while i < stop:
-        m = block_rows(view, i, stop, n, TILE_CLASSES)
-        figures_of(view, like, n, i, m, label, scale == 1.0, scale, scale_low, figures, buffer, tile)
+        m = block_rows(view, i, stop, n, 0)
+        row_figures(view, like, n, i, m, label, scale, scale_low, figures, buffer)
+        log_sums_of(figures, out, i, m, scale, scale_low)
+        i += m
+
+
+@compiled
+def logsumexp_tiles(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
+    """The same for few classes, in tiles."""
+    view, n = first_view(integers), integers[N]
+    scale, scale_low = reals[SCALE], reals[SCALE_LOW]
+    figures = scratch(np.float64, 4, ROWS)
+    label = scratch(np.int64, 0, LABELS)
+    tile = np.empty(TILE_SIZE, like.dtype)
+    label[:] = -1
+    i = start
+    while i < stop:
+        m = block_rows(view, i, stop, n, n)
+        tile_figures(view, like, n, i, m, label, scale, scale_low, figures, tile)
         if n == 1:  # e^z and back would round
             for r in range(m):
                 z = np.float64(strided(view, like, i + r)[0])
                 figures[0, r], figures[1, r], figures[2, r] = (1.0 if abs(z) < math.inf else math.nan), 0.0, z
-        for r in range(0, m, 8):
-            value = log_sum(load(f, r), load(f, ROWS + r), load(f, 2 * ROWS + r), scale, scale_low)
-            store_some(pointer(out, i + r), 0, first_lanes(m - r, value), value)
+        log_sums_of(figures, out, i, m, scale, scale_low)
         i += m
+
+
+@inline
+def log_sums_of(figures, out, i, m, scale, scale_low):
+    """The block's figures become logsumexp."""
+    f = pointer(figures, 0)
+    for r in range(0, m, 8):
+        value = log_sum(load(f, r), load(f, ROWS + r), load(f, 2 * ROWS + r), scale, scale_low)
+        store_some(pointer(out, i + r), 0, first_lanes(m - r, value), value)
 
 
 @compiled

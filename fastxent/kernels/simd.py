@@ -22,7 +22,7 @@ __all__ = [
     "float64x8", "fma", "from_bits", "halves", "int32x16", "int64x8", "is_float32", "join", "lane_numbers", "load", "load_double", "load_integers",
     "load_some", "load_some_double", "max_reduce", "maximum", "minimum", "pointer", "prefetch", "scratch", "select", "splat", "store",
     "offset", "store_double", "store_some",
-    "store_some_double", "table",
+    "store_some_double", "table", "transpose",
 ]  # fmt: skip
 
 
@@ -656,3 +656,48 @@ def store_double(typingctx, p, i, value):
         return context.get_dummy_value()
 
     return types.none(p, i, value), build
+
+
+@intrinsic
+def transpose(typingctx, source, step, m, n, target):
+    """Copy m rows of n elements (both at most the lanes of a vector; rows ``step`` elements apart) to vectors: element j of
+    every row to vector j. Lanes without a row, and vectors from n to the number of lanes, become 0.
+    """
+    kind = _memory_kind(source)
+    lanes = kind.lanes
+
+    def build(context, builder, sig, args):
+        base, step, m, n, target = args
+        align = ir.Constant(ir.IntType(32), kind.element.bitwidth // 8)
+        numbers = ir.VectorType(ir.IntType(64), lanes)
+        sequence = ir.Constant(numbers, list(range(lanes)))
+        spread = Vector(types.int64, lanes)
+        zero = _constant(kind, 0.0)
+        rows = []
+        for r in range(lanes):
+            here = builder.select(
+                builder.icmp_signed("<", ir.Constant(ir.IntType(64), r), m), n, ir.Constant(ir.IntType(64), 0)
+            )
+            mask = builder.icmp_signed("<", sequence, _splat(builder, here, spread))
+            at = builder.gep(base, [builder.mul(step, ir.Constant(ir.IntType(64), r))])
+            at = builder.bitcast(at, _llvm(kind).as_pointer())
+            name = f"llvm.masked.load.{_suffix(kind)}.p0"
+            rows.append(_call(builder, name, _llvm(kind), [at, align, mask, zero]))
+        # Exchange halves of ever smaller blocks between rows at that distance.
+        distance = lanes // 2
+        while distance:
+            low = [(lane // distance % 2) * lanes + lane % distance + lane // (2 * distance) * 2 * distance for lane in range(lanes)]
+            high = [index + distance for index in low]
+            swapped = list(rows)
+            for r in range(lanes):
+                if not r & distance:
+                    swapped[r] = _shuffle(builder, rows[r], rows[r + distance], low)
+                    swapped[r + distance] = _shuffle(builder, rows[r], rows[r + distance], high)
+            rows = swapped
+            distance //= 2
+        for j, row in enumerate(rows):
+            at = builder.gep(target, [ir.Constant(ir.IntType(64), j * lanes)])
+            builder.store(row, builder.bitcast(at, _llvm(kind).as_pointer()), align=kind.element.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.none(source, types.int64, types.int64, types.int64, target), build

@@ -13,10 +13,13 @@ from fastxent.kernels import elementary
 from fastxent.kernels.elementary import LN_2, LOG2_E, MODERATE, exp_shifted, exp_shifted_over
 from fastxent.kernels.jit import inline
 from fastxent.kernels.rows import add_terms, floor_exponent, lanes, two_words
-from fastxent.kernels.simd import fill, float64x8, fma, halves, load, maximum, select, splat, store, store_double
+from fastxent.kernels.simd import (
+    fill, first_lanes, float64x8, fma, halves, load, load_some, maximum, offset, select, splat, store, store_double, transpose,
+)  # fmt: skip
 
 # Up to so many classes rows are done in tiles; with more, one row at a time. A function of C alone: the bits depend on it.
 TILE_CLASSES = 64
+TILE_SIZE = 16 * (TILE_CLASSES + 15)  # elements of a tile's buffer: fill_tile writes classes by sixteen
 # Rows of one block, whose figures are finished in vectors: a multiple of a tile's rows.
 ROWS = 256
 
@@ -24,12 +27,18 @@ ROWS = 256
 @inline
 def fill_tile(tile, p, step, m, n, class_step):
     """Copy m rows of n classes (strides in elements) to a tile; lanes without a row are 0."""
-    width = lanes(p)
-    for j in range(n):
-        for r in range(m):
-            tile[j * width + r] = p[r * step + j * class_step]
-        for r in range(m, width):
-            tile[j * width + r] = 0
+    width = lanes(tile)
+    if class_step == 1:
+        for j in range(0, n, width):
+            transpose(offset(p, j), step, m, min(n - j, width), offset(tile, j * width))
+    elif step == 1:
+        here = first_lanes(m, fill(tile, 0.0))
+        for j in range(n):
+            store(tile, j * width, load_some(p, j * class_step, here, 0.0))
+    else:
+        for j in range(n):
+            for r in range(width):
+                tile[j * width + r] = p[r * step + j * class_step] if r < m else 0.0
 
 
 def store_sum(p, i, total, low, flag):
