@@ -1,9 +1,10 @@
 """The parallel loop, and the drivers that the rest of the package calls. The only file with parallel loops.
 
-A driver takes one slice of rows as arrays, chooses serial or parallel by the size of the work, and returns (row, reason):
-the first row that is refused, and why (blocks.OK and so on), or (-1, OK). ``out`` is float64[n_rows], or empty where rows
-are not wanted; ``sums`` is int64[2, STATE_SIZE], exact sums of the losses and of the weights that the mean divides by,
-or has no rows. The chunks of a slice may be cut anywhere: rows do not know of each other, and the sums are exact.
+A driver takes one slice of rows as arrays, chooses serial or parallel by the size of the work, and returns (row,
+reason): the first row that is refused, and why (blocks.OK and so on), or (-1, OK). ``out`` is float64[n_rows], or empty
+where rows are not wanted; ``sums`` is int64[2, STATE_SIZE], exact sums of the losses and of the weights that the mean
+divides by, or has no rows. The chunks of a slice may be cut anywhere: rows do not know of each other, and the sums are
+exact.
 
 One loop serves every chunk function and type, by address: threads are slow to compile, and a function that contains
 another would be compiled around it once more.
@@ -16,10 +17,32 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastxent.kernels import cards, chunks, elementary
+from fastxent.kernels import cards, chunks, distributions, elementary
 from fastxent.kernels.blocks import (  # noqa: F401  (the reasons are this module's, to its callers)
-    CARD, EPS, FLAG, HAS_IGNORE, IGNORE, KEEP, KIND, LABEL, N, N_INTEGERS, N_REALS, NOT_PROBABILITY, OK, POS_WEIGHT,
-    POSITIVE_LOG_PROB, ROW_SUM, SCALE, SCALE_LOW, SPREAD, SUM_TOL, TARGET_NEGATIVE, TARGET_SUM, TYPES, view_of,
+    CARD,
+    EPS,
+    FLAG,
+    HAS_IGNORE,
+    IGNORE,
+    KEEP,
+    KIND,
+    LABEL,
+    N_INTEGERS,
+    N_REALS,
+    NOT_PROBABILITY,
+    OK,
+    POS_WEIGHT,
+    POSITIVE_LOG_PROB,
+    ROW_SUM,
+    SCALE,
+    SCALE_LOW,
+    SPREAD,
+    SUM_TOL,
+    TARGET_NEGATIVE,
+    TARGET_SUM,
+    TYPES,
+    N,
+    view_of,
 )  # fmt: skip
 from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_merge
 from fastxent.kernels.jit import compiled, parallel, prange
@@ -27,8 +50,8 @@ from fastxent.kernels.probabilities import LOG_PROBS, LOGITS, PROBS  # noqa: F40
 from fastxent.kernels.tiles import TILE_CLASSES
 from fastxent.threads import team
 
-# Below so many elements starting threads costs more than they save: a parallel call takes some 3 us, in which one thread
-# reads 32 KiB.
+# Below so many elements starting threads costs more than they save: a parallel call takes some 3 us, in which one
+# thread reads 32 KiB.
 SERIAL_ELEMENTS = 1 << 15
 CHUNKS_PER_THREAD = 8
 
@@ -103,7 +126,7 @@ _addresses: dict[Any, int] = {}
 
 
 class _Alias:
-    """Another array's memory, writable: for Numba a read-only array is of another type, and would be compiled for anew."""
+    """Another array's memory, writable: for Numba a read-only array is another type, and would be compiled for anew."""
 
     def __init__(self, array: np.ndarray) -> None:
         self.owner = array
@@ -287,7 +310,7 @@ def logsumexp(z, temperature, out):
     """ln Σ e^(z/T) of each row."""
     call = Call(_wide_enough(z, temperature), n_classes=z.shape[2])
     call.temperature(temperature)
-    return call.run(chunks.logsumexp_tiles if z.shape[2] <= TILE_CLASSES else chunks.logsumexp, out)
+    return call.run(distributions.logsumexp_tiles if z.shape[2] <= TILE_CLASSES else distributions.logsumexp, out)
 
 
 def softmax(z, temperature, out):
@@ -306,7 +329,7 @@ def _normalised(z, temperature, out, logarithm):
     call = Call(wide, result, n_classes=z.shape[2])
     call.temperature(temperature)
     call.integers[FLAG] = logarithm
-    status = call.run(chunks.normalised)
+    status = call.run(distributions.normalised)
     if result is not out:
         out[...] = result
     return status
@@ -316,14 +339,14 @@ def entropy(p, kind, out):
     """-Σ q ln q of each row."""
     call = Call(p, n_classes=p.shape[2])
     call.integers[KIND] = kind
-    return call.run(chunks.entropy, out)
+    return call.run(distributions.entropy, out)
 
 
 def kl_divergence(p, q, kind, out):
     """Σ p ln(p / q) of each pair of rows."""
     call = Call(p, q, n_classes=p.shape[2])
     call.integers[KIND] = kind
-    return call.run(chunks.kl_divergence, out)
+    return call.run(distributions.kl_divergence, out)
 
 
 # --- the score card ---------------------------------------------------------------------------------------------------

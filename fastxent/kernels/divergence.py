@@ -1,7 +1,7 @@
 """Kullback-Leibler divergence of two rows, Σ p ln(p / q), in float64 whatever the rows' type.
 
-0 ln 0 = 0; +inf where q = 0 < p. Errors are relative to Σ p |ln(p / q)|: where p and q are near, their difference is taken
-before any logarithm.
+0 ln 0 = 0; +inf where q = 0 < p. Errors are relative to Σ p |ln(p / q)|: where p and q are near, their difference is
+taken before any logarithm.
 """
 
 import math
@@ -12,7 +12,15 @@ from fastxent.kernels.jit import inline
 from fastxent.kernels.probabilities import PROBS
 from fastxent.kernels.rows import guarded_total, largest, two_sum
 from fastxent.kernels.simd import (
-    add_reduce, any_lane, first_lanes, fma, lane_numbers, load_some_double, maximum, select, splat,
+    add_reduce,
+    any_lane,
+    first_lanes,
+    fma,
+    lane_numbers,
+    load_some_double,
+    maximum,
+    select,
+    splat,
 )  # fmt: skip
 
 

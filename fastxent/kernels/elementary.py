@@ -1,4 +1,4 @@
-"""exp, log and log1p on vectors (and, in float64, on scalars), without a libm call: the same bits on every processor.
+r"""exp, log and log1p on vectors (and, in float64, on scalars), without a libm call: the same bits on every processor.
 
 Bounds are relative errors, measured in tests/test_elementary.py:
 
@@ -18,7 +18,7 @@ then a polynomial in r (ci/derive_constants.py) and n added to the exponent. n i
 sum's low bits hold it. Taking k from that constant gives e^x·2^-k at no cost and without rounding: this is how a row's
 terms are brought near 1, where subtracting the row's maximum from x would round.
 
-log, log1p: the reduction and the polynomial of FreeBSD's msun e_log.c and s_log1p.c (error below 1 ulp as stated there).
+log, log1p: the reduction and the polynomial of FreeBSD's msun e_log.c and s_log1p.c (below 1 ulp, as stated there).
 """
 
 import math
@@ -40,8 +40,8 @@ LN2_HIGH32, LN2_LOW32 = 0.693359375, -2.12194440054690583e-4
 LN2_HIGH64, LN2_LOW64 = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 SQRT_HALF_BITS = int(np.float64(math.sqrt(0.5)).view(np.int64))
 
-# e^x·2^-k is for x with a moderate magnitude; beyond it a row's reference is subtracted (rows.py), which is then exact for
-# every term that counts: either x is within a factor 2 of the reference (Sterbenz), or its term is below e^-256.
+# e^x·2^-k is for x with a moderate magnitude; beyond it a row's reference is subtracted (rows.py), which is then exact
+# for every term that counts: either x is within a factor 2 of the reference (Sterbenz), or its term is below e^-256.
 MODERATE = 512.0
 # How far above a provisional reference a term may lie (in powers of two) before its row is done again, and the exponent
 # at which terms are floored: far below what counts, still a normal number.
@@ -80,7 +80,7 @@ def _expm1_tail64(r):
     return fma(q, r * r, r)
 
 
-# The bits of 2^(j/8), less j << 20: a rounding constant in eighths holds n = 8·m + j, and n << 20 adds m to the exponent.
+# The bits of 2^(j/8), less j << 20: rounding to eighths leaves n = 8·m + j, and adding n << 20 adds m to the exponent.
 _EIGHTHS = [int(np.float32(2.0 ** (j / 8)).view(np.int32)) - (j << 20) for j in range(8)]
 _eighth_powers = simd.table(_EIGHTHS)
 
@@ -130,7 +130,11 @@ def exp_shifted_over(x, scale, scale_low, magic):
 
 @overload(exp_shifted, jit_options={"forceinline": True})
 def _exp_shifted(x, magic):
-    return (lambda x, magic: _exp_shifted32(x, magic)) if simd.is_float32(x) else (lambda x, magic: _exp_shifted64(x, magic))
+    return (
+        (lambda x, magic: _exp_shifted32(x, magic))
+        if simd.is_float32(x)
+        else (lambda x, magic: _exp_shifted64(x, magic))
+    )
 
 
 @overload(exp_shifted_over, jit_options={"forceinline": True})
@@ -220,7 +224,7 @@ def log(x):
 
 @inline
 def log_times_power(x, power):
-    """ln(x·2^power) for an integer power (a float64): the exponents are added, so that their logarithms cannot cancel."""
+    """ln(x·2^power) for an integer power (a float64): exponents are added, so that their logarithms cannot cancel."""
     denormal = x < 2.2250738585072014e-308
     b = bits(select(denormal, x * 18014398509481984.0, x))  # 2^54
     n = (b - SQRT_HALF_BITS) >> 52

@@ -6,7 +6,13 @@ from fastxent.kernels import elementary
 from fastxent.kernels.jit import inline
 from fastxent.kernels.rows import guarded_total, largest, two_sum
 from fastxent.kernels.simd import (
-    add_reduce, any_lane, first_lanes, lane_numbers, load_some_double, select, splat,
+    add_reduce,
+    any_lane,
+    first_lanes,
+    lane_numbers,
+    load_some_double,
+    select,
+    splat,
 )  # fmt: skip
 
 # The codes of the kinds of prediction, in the order of checks.KINDS.
@@ -69,7 +75,9 @@ def soft_log_loss(probs, target, n, w, weighted, eps, normalize):
     loss, loss_low, mass, mass_low = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
     valid = loss == 0.0
     rest, top, first = 0.0, 0.0, -1
-    if normalize:  # the sum of the others is taken without the largest class, so that it keeps its accuracy for that one
+    if (
+        normalize
+    ):  # the sum of the others is taken without the largest class, so that it keeps its accuracy for that one
         top, first = largest(probs, n)
         rest, rest_low, _ = probability_sums(probs, n, first)
         rest += rest_low

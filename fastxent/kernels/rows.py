@@ -18,11 +18,27 @@ import numpy as np
 from numba.extending import overload
 
 from fastxent.kernels import elementary
-from fastxent.kernels.elementary import LN_2, LOG2_E, MODERATE, exp_shifted, exp_shifted_over, exp_times, exponent_at
+from fastxent.kernels.elementary import LN_2, MODERATE, exp_shifted, exp_shifted_over, exp_times, exponent_at
 from fastxent.kernels.jit import inline
 from fastxent.kernels.simd import (
-    add_reduce, any_lane, bits, by_type, fill, first_lanes, float64x8, fma, halves, lane_numbers, load, load_some,
-    load_some_double, max_reduce, maximum, prefetch, select, splat,
+    add_reduce,
+    any_lane,
+    bits,
+    by_type,
+    fill,
+    first_lanes,
+    float64x8,
+    fma,
+    halves,
+    lane_numbers,
+    load,
+    load_some,
+    load_some_double,
+    max_reduce,
+    maximum,
+    prefetch,
+    select,
+    splat,
 )  # fmt: skip
 
 lanes = by_type(16, 8)
@@ -74,8 +90,8 @@ def _part(p, i, n, y):
 def exp_sum(p, n, y):
     """A and k of a row without class y (-1: of all classes), for T = 1 and s = 0, reading the row once.
 
-    The reference is the largest of the row's first block. Last comes whether that served: not for a row that rises above
-    it by more than the format's headroom, or is far from 0, or holds a NaN or +inf. Such a row is exp_sum_over's.
+    The reference is the largest of the row's first block. Last comes whether that served: not for a row that rises
+    above it by more than the format's headroom, or is far from 0, or holds a NaN or +inf: exp_sum_over takes those.
     """
     width = lanes(p)
     block = 4 * width
@@ -162,7 +178,7 @@ def _two_words(like, scale, scale_low):
 def nll(a, k, s, z, scale, scale_low):
     """ln(1 + a·2^k·e^((s - z)·(scale + scale_low))) for eight rows at once: vectors of 8 x float64.
 
-    z is the logit that was left out of a. +inf where it is masked, 0 where all others are, NaN where the row is invalid.
+    z is the logit left out of a. +inf where it is masked, 0 where all others are, NaN where the row is invalid.
     """
     x = s - z
     back = x - s
@@ -170,7 +186,9 @@ def nll(a, k, s, z, scale, scale_low):
     x_low = select(x_low == x_low, x_low, 0.0)
     exponent = fma(k, LN_2, x * scale)
     moderate = (exponent <= 600.0) & (exponent >= -760.0)
-    inner = exp_times(a, select(moderate, x, 0.0), select(moderate, x_low, 0.0), scale, scale_low, select(moderate, k, 0.0))
+    inner = exp_times(
+        a, select(moderate, x, 0.0), select(moderate, x_low, 0.0), scale, scale_low, select(moderate, k, 0.0)
+    )
     result = elementary.log1p(inner)
     above = exponent > 600.0
     if any_lane(above):

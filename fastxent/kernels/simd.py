@@ -18,11 +18,45 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, lower_builtin, models, overload, register_model
 
 __all__ = [
-    "add_reduce", "address", "any_lane", "bits", "borrowed", "by_type", "count_lanes", "fill", "first_lanes", "float32x16",
-    "float64x8", "fma", "from_bits", "halves", "int32x16", "int64x8", "is_float32", "join", "lane_numbers", "load", "load_double", "load_integers",
-    "load_some", "load_some_double", "max_reduce", "maximum", "minimum", "pointer", "prefetch", "scratch", "select", "splat", "store",
-    "offset", "store_double", "store_some",
-    "store_some_double", "table", "transpose",
+    "add_reduce",
+    "address",
+    "any_lane",
+    "bits",
+    "borrowed",
+    "by_type",
+    "count_lanes",
+    "fill",
+    "first_lanes",
+    "float32x16",
+    "float64x8",
+    "fma",
+    "from_bits",
+    "halves",
+    "int32x16",
+    "int64x8",
+    "is_float32",
+    "join",
+    "lane_numbers",
+    "load",
+    "load_double",
+    "load_integers",
+    "load_some",
+    "load_some_double",
+    "max_reduce",
+    "maximum",
+    "minimum",
+    "offset",
+    "pointer",
+    "prefetch",
+    "scratch",
+    "select",
+    "splat",
+    "store",
+    "store_double",
+    "store_some",
+    "store_some_double",
+    "table",
+    "transpose",
 ]  # fmt: skip
 
 
@@ -111,7 +145,7 @@ def _suffix(kind):
 
 
 def _operator(function, real, whole, compare=False):
-    """Define a binary operator; ``real`` and ``whole`` build it for floats and for integers and masks (None: refused)."""
+    """Define a binary operator: ``real`` builds it for floats, ``whole`` for integers and masks (None: refused)."""
 
     def common(a, b):
         """The vector type on which the operator works, or None."""
@@ -165,7 +199,13 @@ _operator(operator.and_, None, _build("and_"))
 _operator(operator.or_, None, _build("or_"))
 _operator(operator.lshift, None, _build("shl"))
 _operator(operator.rshift, None, _build("ashr"))
-for _function, _sign in ((operator.lt, "<"), (operator.le, "<="), (operator.gt, ">"), (operator.ge, ">="), (operator.eq, "==")):
+for _function, _sign in (
+    (operator.lt, "<"),
+    (operator.le, "<="),
+    (operator.gt, ">"),
+    (operator.ge, ">="),
+    (operator.eq, "=="),
+):
     _operator(_function, _ordered(_sign), _signed(_sign), compare=True)
 _operator(operator.ne, lambda builder, a, b: builder.fcmp_unordered("!=", a, b), _signed("!="), compare=True)
 
@@ -341,7 +381,7 @@ def join(typingctx, low, high):
 
 
 def table(values):
-    """A function from 16 x int32 to the 16 values at (index mod 8), out of 8 integers: one permutation where there is one."""
+    """A function from 16 x int32 to the values at (index mod 8) out of 8 integers: one permutation where there is one."""
 
     @intrinsic
     def lookup(typingctx, index):
@@ -650,7 +690,11 @@ def store_double(typingctx, p, i, value):
     """Store 8 x float64, or 16 x float32 widened, to a pointer to float64."""
 
     def build(context, builder, sig, args):
-        value = args[2] if sig.args[2].element is types.float64 else builder.fpext(args[2], ir.VectorType(ir.DoubleType(), 16))
+        value = (
+            args[2]
+            if sig.args[2].element is types.float64
+            else builder.fpext(args[2], ir.VectorType(ir.DoubleType(), 16))
+        )
         at, align = _place(context, builder, sig, args, sig.args[2].of(types.float64))
         builder.store(value, at, align=align)
         return context.get_dummy_value()
@@ -660,8 +704,9 @@ def store_double(typingctx, p, i, value):
 
 @intrinsic
 def transpose(typingctx, source, step, m, n, target):
-    """Copy m rows of n elements (both at most the lanes of a vector; rows ``step`` elements apart) to vectors: element j of
-    every row to vector j. Lanes without a row, and vectors from n to the number of lanes, become 0.
+    """Copy m rows of n elements, ``step`` elements apart, to vectors: element j of every row to vector j.
+
+    m and n are at most the lanes of a vector. Lanes without a row, and vectors from n to the last, become 0.
     """
     kind = _memory_kind(source)
     lanes = kind.lanes
@@ -686,7 +731,10 @@ def transpose(typingctx, source, step, m, n, target):
         # Exchange halves of ever smaller blocks between rows at that distance.
         distance = lanes // 2
         while distance:
-            low = [(lane // distance % 2) * lanes + lane % distance + lane // (2 * distance) * 2 * distance for lane in range(lanes)]
+            low = [
+                (lane // distance % 2) * lanes + lane % distance + lane // (2 * distance) * 2 * distance
+                for lane in range(lanes)
+            ]
             high = [index + distance for index in low]
             swapped = list(rows)
             for r in range(lanes):

@@ -14,10 +14,23 @@ from fastxent.kernels.elementary import LN_2, LOG2_E, MODERATE, exp_shifted, exp
 from fastxent.kernels.jit import inline
 from fastxent.kernels.rows import add_terms, floor_exponent, lanes, two_words
 from fastxent.kernels.simd import (
-    fill, first_lanes, float64x8, fma, halves, load, load_some, maximum, offset, select, splat, store, store_double, transpose,
+    fill,
+    first_lanes,
+    float64x8,
+    fma,
+    halves,
+    load,
+    load_some,
+    maximum,
+    offset,
+    select,
+    splat,
+    store,
+    store_double,
+    transpose,
 )  # fmt: skip
 
-# Up to so many classes rows are done in tiles; with more, one row at a time. A function of C alone: the bits depend on it.
+# Up to so many classes rows are done in tiles; with more, one row at a time. A function of C alone, as the bits are.
 TILE_CLASSES = 64
 TILE_SIZE = 16 * (TILE_CLASSES + 15)  # elements of a tile's buffer: fill_tile writes classes by sixteen
 # Rows of one block, whose figures are finished in vectors: a multiple of a tile's rows.

@@ -1,0 +1,200 @@
+"""A chunk of rows -> what needs no target: logsumexp, softmax and its logarithm, entropy, divergence.
+
+Loops as in chunks.py.
+"""
+
+import math
+
+import numpy as np
+
+from fastxent.kernels import elementary
+from fastxent.kernels.blocks import (
+    FLAG,
+    KIND,
+    NOT_PROBABILITY,
+    POSITIVE_LOG_PROB,
+    ROW_SUM,
+    SCALE,
+    SCALE_LOW,
+    N,
+    block_rows,
+    copy_buffer,
+    first_view,
+    refuse,
+    row_block,
+    second_view,
+    strided,
+)  # fmt: skip
+from fastxent.kernels.chunks import DISTRIBUTION_TOL
+from fastxent.kernels.divergence import divergence, divergence_of_logits
+from fastxent.kernels.figures import LABELS, left_out, nll_of, row_figures, tile_figures, top_figures
+from fastxent.kernels.jit import compiled, inline
+from fastxent.kernels.probabilities import LOGITS, PROBS, are_log_probs, information, probability_sums
+from fastxent.kernels.rows import largest, log_sum, moments
+from fastxent.kernels.simd import (
+    first_lanes,
+    fma,
+    load,
+    load_some_double,
+    offset,
+    pointer,
+    scratch,
+    select,
+    splat,
+    store_some,
+    store_some_double,
+)  # fmt: skip
+from fastxent.kernels.tiles import ROWS, TILE_SIZE
+
+
+@compiled
+def logsumexp(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
+    """ln Σ e^(z/T), one row at a time."""
+    view, n = first_view(integers), integers[N]
+    scale, scale_low = reals[SCALE], reals[SCALE_LOW]
+    figures = scratch(np.float64, 4, ROWS)
+    label = scratch(np.int64, 0, LABELS)
+    buffer = copy_buffer(view, like, n, 0)
+    label[:] = -1
+    i = start
+    while i < stop:
+        m = block_rows(view, i, stop, n, 0)
+        row_figures(view, like, n, i, m, label, scale, scale_low, figures, buffer)
+        log_sums_of(figures, out, i, m, scale, scale_low)
+        i += m
+
+
+@compiled
+def logsumexp_tiles(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
+    """The same for few classes, in tiles."""
+    view, n = first_view(integers), integers[N]
+    scale, scale_low = reals[SCALE], reals[SCALE_LOW]
+    figures = scratch(np.float64, 4, ROWS)
+    label = scratch(np.int64, 0, LABELS)
+    tile = np.empty(TILE_SIZE, like.dtype)
+    label[:] = -1
+    i = start
+    while i < stop:
+        m = block_rows(view, i, stop, n, n)
+        tile_figures(view, like, n, i, m, label, scale, scale_low, figures, tile)
+        if n == 1:  # e^z and back would round
+            for r in range(m):
+                z = np.float64(strided(view, like, i + r)[0])
+                figures[0, r], figures[1, r], figures[2, r] = (1.0 if abs(z) < math.inf else math.nan), 0.0, z
+        log_sums_of(figures, out, i, m, scale, scale_low)
+        i += m
+
+
+@inline
+def log_sums_of(figures, out, i, m, scale, scale_low):
+    """The block's figures become logsumexp."""
+    f = pointer(figures, 0)
+    for r in range(0, m, 8):
+        value = log_sum(load(f, r), load(f, ROWS + r), load(f, 2 * ROWS + r), scale, scale_low)
+        store_some(pointer(out, i + r), 0, first_lanes(m - r, value), value)
+
+
+@compiled
+def normalised(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
+    """softmax, or its logarithm, of each row, written in the logits' type: rounded once, from float64."""
+    view, o_view, n, logarithm = first_view(integers), second_view(integers), integers[N], integers[FLAG] != 0
+    scale, scale_low = reals[SCALE], reals[SCALE_LOW]
+    figures = scratch(np.float64, 6, ROWS)
+    values = scratch(np.float64, 0, ROWS)
+    buffer, result = copy_buffer(view, like, n, 0), np.empty(n, like.dtype)
+    i = start
+    while i < stop:
+        m = min(block_rows(view, i, stop, n, 0), block_rows(o_view, i, stop, n, n))
+        p, step = row_block(view, like, i, m, n, buffer)
+        for r in range(m):
+            top_figures(offset(p, r * step), n, r, scale, scale_low, figures)
+        nll_of(figures, values, m, scale, scale_low)
+        o = strided(o_view, like, i)
+        for r in range(m):
+            normalise_row(
+                offset(p, r * step), n, figures[3, r], values[r], scale, scale_low, logarithm, pointer(result, 0)
+            )
+            for j in range(n):
+                o[r * o_view[2] + j * o_view[3]] = result[j]
+        i += m
+
+
+@inline
+def normalise_row(p, n, top, top_nll, scale, scale_low, logarithm, result):
+    """ln q_k = (z_k - top)/T - (-ln q_top): two terms of one sign."""
+    for j in range(0, n, 8):
+        here = first_lanes(n - j, splat(0.0))
+        x = load_some_double(p, j, here, 0.0) - top
+        scaled = x * scale
+        value = select(x > -math.inf, fma(x, scale_low, scaled), scaled) - top_nll
+        store_some_double(result, j, here, value if logarithm else elementary.exp(value))
+
+
+@compiled
+def entropy(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
+    """-Σ q ln q of each row."""
+    view, n, kind = first_view(integers), integers[N], integers[KIND]
+    figures = scratch(np.float64, 6, ROWS)
+    values = scratch(np.float64, 0, ROWS)
+    buffer = copy_buffer(view, like, n, 0)
+    i = start
+    while i < stop:
+        m = block_rows(view, i, stop, n, 0)
+        p, step = row_block(view, like, i, m, n, buffer)
+        for r in range(m):
+            row = offset(p, r * step)
+            if kind == LOGITS:
+                top, first = largest(row, n)
+                if top != top:
+                    figures[0, r] = math.nan
+                    continue
+                a, k, s, b, _ = moments(row, n, top, first, 1.0, 0.0)
+                figures[0, r], figures[1, r], figures[2, r], figures[3, r] = a, k, s, top
+                figures[4, r] = b / a if a > 0.0 else 0.0
+                continue
+            reason = distribution_fault(row, n, kind, DISTRIBUTION_TOL)
+            if reason:
+                return refuse(report, i + r, reason)
+            values[r], _ = information(row, n, kind, 1.0)
+        if kind == LOGITS:
+            nll_of(figures, values, m, 1.0, 0.0)
+            for r in range(m):
+                values[r] = values[r] + figures[4, r] * left_out(values[r])
+        for r in range(m):
+            out[i + r] = values[r] + 0.0
+        i += m
+
+
+@inline
+def distribution_fault(p, n, kind, sum_tol):
+    """Why a row of probabilities or log-probabilities is refused, or 0. Log-probabilities need not sum to anything."""
+    if kind == PROBS:
+        total, _, valid = probability_sums(p, n, -1)
+        if not valid:
+            return NOT_PROBABILITY
+        return 0 if abs(total - 1.0) <= sum_tol else ROW_SUM
+    return 0 if are_log_probs(p, n) else POSITIVE_LOG_PROB
+
+
+@compiled
+def kl_divergence(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
+    """Σ p ln(p / q) of each pair of rows."""
+    view, q_view, n, kind = first_view(integers), second_view(integers), integers[N], integers[KIND]
+    buffer, q_buffer = copy_buffer(view, like, n, 0), copy_buffer(q_view, t_like, n, 0)
+    i = start
+    while i < stop:
+        m = min(block_rows(view, i, stop, n, 0), block_rows(q_view, i, stop, n, 0))
+        p, step = row_block(view, like, i, m, n, buffer)
+        q, q_step = row_block(q_view, t_like, i, m, n, q_buffer)
+        for r in range(m):
+            a, b = offset(p, r * step), offset(q, r * q_step)
+            if kind == LOGITS:
+                out[i + r] = divergence_of_logits(a, b, n) + 0.0
+                continue
+            reason = distribution_fault(a, n, kind, DISTRIBUTION_TOL)
+            if reason == 0:
+                reason = distribution_fault(b, n, kind, DISTRIBUTION_TOL)
+            if reason:
+                return refuse(report, i + r, reason)
+            out[i + r] = divergence(a, b, n, kind) + 0.0
+        i += m

@@ -1,0 +1,69 @@
+"""A block of rows of logits -> figures, one column a row: what is done row by row, before vectors finish the block.
+
+Figures are an array (4 or more, ROWS): A, k and s of rows.exp_sum, then the logit that was left out.
+"""
+
+import math
+
+from fastxent.kernels import elementary
+from fastxent.kernels.blocks import row_block, strided
+from fastxent.kernels.jit import inline
+from fastxent.kernels.rows import exp_sum, exp_sum_over, lanes, largest, moments, nll
+from fastxent.kernels.simd import fill, load, load_integers, offset, pointer, store
+from fastxent.kernels.tiles import ROWS, fill_tile, tile_exp_sum
+
+# Labels are read in vectors, past the last one.
+LABELS = ROWS + 16
+
+
+@inline
+def tile_figures(view, like, n, i, m, label, scale, scale_low, figures, tile):
+    """A, k, s and the label's logit of m rows from row i on, to the rows of ``figures``. Label -1: all classes."""
+    p, f, q = strided(view, like, i), pointer(figures, 0), pointer(tile, 0)
+    width = lanes(q)
+    for r in range(0, m, width):
+        fill_tile(q, offset(p, r * view[2]), view[2], min(width, m - r), n, view[3])
+        tile_exp_sum(q, n, load_integers(pointer(label, r), 0, fill(p, 0.0)), f, r, scale, scale_low)
+
+
+@inline
+def row_figures(view, like, n, i, m, label, scale, scale_low, figures, buffer):
+    """The same, one row at a time."""
+    p, step = row_block(view, like, i, m, n, buffer)
+    for r in range(m):
+        row = offset(p, r * step)
+        a, k, s, done = 0.0, 0.0, 0.0, False
+        if scale == 1.0:
+            a, k, done = exp_sum(row, n, label[r])
+        if not done:
+            a, k, s = exp_sum_over(row, n, label[r], scale, scale_low)
+        figures[0, r] = a
+        figures[1, r] = k
+        figures[2, r] = s
+        figures[3, r] = row[max(label[r], 0)]
+
+
+@inline
+def nll_of(figures, values, m, scale, scale_low):
+    """The block's figures become losses."""
+    f, v = pointer(figures, 0), pointer(values, 0)
+    for r in range(0, m, 8):
+        store(v, r, nll(load(f, r), load(f, ROWS + r), load(f, 2 * ROWS + r), load(f, 3 * ROWS + r), scale, scale_low))
+
+
+@inline
+def top_figures(p, n, r, scale, scale_low, figures):
+    """Figures of a row around its largest class, in column r, for nll_of to give -ln q of it. Returns its logit."""
+    top, first = largest(p, n)
+    a, k, s, _, _ = moments(p, n, top, first, scale, scale_low) if top == top else (math.nan, 0.0, 0.0, 0.0, 0.0)
+    figures[0, r] = a
+    figures[1, r] = k
+    figures[2, r] = s
+    figures[3, r] = top
+    return top
+
+
+@inline
+def left_out(top_nll):
+    """1 - q of the class with -ln q = top_nll: the share of all other classes, accurate when it is small."""
+    return -elementary.expm1(-top_nll)
