@@ -1,0 +1,5 @@
+"""Cross-entropy of labels and distributions, log loss of probabilities, the binary loss, small calls."""
+
+
+def test_loss(time_case, case, contender):
+    time_case(case, contender)
