@@ -356,7 +356,8 @@ def score_rows(kind, z, labels, has_ignore, ignore_index, eps, normalize, sum_to
     """The figures of every row, for class indices."""
     z = _wide_enough(z, temperature)
     call = _hard(z, labels, _NO_REALS, _NO_REALS, has_ignore, ignore_index)
-    return _score(call, kind, eps, normalize, sum_tol, temperature, card, cards.score_logits, cards.score_probabilities)
+    logits = cards.score_logits_tiles if z.shape[2] <= TILE_CLASSES else cards.score_logits
+    return _score(call, kind, eps, normalize, sum_tol, temperature, card, logits, cards.score_probabilities)
 
 
 def score_rows_soft(kind, z, target, eps, normalize, sum_tol, temperature, card):

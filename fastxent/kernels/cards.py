@@ -10,24 +10,63 @@ import numpy as np
 
 from fastxent.kernels import elementary
 from fastxent.kernels.blocks import (
-    CARD, EPS, FLAG, HAS_IGNORE, IGNORE, KIND, LABEL, N, NOT_PROBABILITY, POSITIVE_LOG_PROB, ROW_SUM, SCALE, SCALE_LOW,
-    SUM_TOL, TARGET_NEGATIVE, TARGET_SUM, block_rows, copy_buffer, first_view, read_labels, refuse, row_block, second_view,
+    CARD,
+    EPS,
+    FLAG,
+    HAS_IGNORE,
+    IGNORE,
+    KIND,
+    LABEL,
+    NOT_PROBABILITY,
+    POSITIVE_LOG_PROB,
+    ROW_SUM,
+    SCALE,
+    SCALE_LOW,
+    SUM_TOL,
+    TARGET_NEGATIVE,
+    TARGET_SUM,
+    N,
+    block_rows,
+    copy_buffer,
+    first_view,
+    read_labels,
+    refuse,
+    row_block,
+    second_view,
 )  # fmt: skip
-from fastxent.kernels.chunks import DISTRIBUTION_TOL, left_out, nll_of
+from fastxent.kernels.card_rows import DISTANCE, N_FIGURES, SPREAD, SQUARES, TOP, A, K, S, note_row
+from fastxent.kernels.card_tiles import note_tiles
+from fastxent.kernels.chunks import DISTRIBUTION_TOL
 from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.probabilities import (
-    LOGITS, PROBS, are_log_probs, clipped_log_loss, information, pair, probability_sums, soft_log_loss, soft_nll,
+    PROBS,
+    are_log_probs,
+    clipped_log_loss,
+    information,
+    pair,
+    probability_sums,
+    soft_log_loss,
+    soft_nll,
 )  # fmt: skip
-from fastxent.kernels.rows import largest, moments, rank_of, target_sums
+from fastxent.kernels.rows import largest, rank_of, target_sums
 from fastxent.kernels.simd import (
-    add_reduce, address, first_lanes, load, load_some_double, offset, pointer, scratch, select, splat, store_some,
+    add_reduce,
+    address,
+    first_lanes,
+    load,
+    load_some_double,
+    offset,
+    pointer,
+    scratch,
+    select,
+    splat,
+    store,
+    store_some,
 )  # fmt: skip
-from fastxent.kernels.tiles import ROWS
+from fastxent.kernels.tiles import ROWS, TILE_SIZE
 
 IGNORED, INVALID = -1, -2
-
-# The rows of a block's figures: exp_sum's, then those of the score card.
-A, K, S, TOP, SPREAD, SQUARES, DISTANCE, IS_TOP, N_FIGURES = range(9)
+LABELS = ROWS + 16  # they are read in vectors, past the last one
 
 
 @inline
@@ -56,49 +95,51 @@ def blank(card, r, rank):
 
 
 @inline
-def note_moments(p, n, r, scale, scale_low, figures):
-    """The figures of one row of logits, in column r. Returns its largest logit (NaN: invalid) and that one's class."""
-    top, first = largest(p, n)
-    if top == top:
-        a, k, s, spread, squares = moments(p, n, top, first, scale, scale_low)
-        figures[A, r], figures[K, r], figures[S, r], figures[TOP, r] = a, k, s, top
-        figures[SPREAD, r] = spread / a if a > 0.0 else 0.0
-        figures[SQUARES, r] = squares / (a * a) if a > 0.0 else 0.0
-    else:
-        figures[A, r], figures[K, r], figures[S, r], figures[TOP, r] = 0.0, 0.0, 0.0, 0.0
-        figures[SPREAD, r], figures[SQUARES, r] = 0.0, 0.0
-    return top, first
+def finish_card(figures, card, m, scale, scale_low):
+    """The block's figures become those of the card; -ln q of the largest class takes the place of K.
+
+    With inner = Σ e^((z_j - top)/T) over the other classes, q_top = 1/(1 + inner), and their share is inner·q_top.
+    """
+    nll, entropy, confidence, brier, _, _ = card
+    f = pointer(figures, 0)
+    for r in range(0, m, 8):
+        a = load(f, A * ROWS + r)
+        unit = unit_of(load(f, K * ROWS + r), load(f, S * ROWS + r), load(f, TOP * ROWS + r), scale, scale_low)
+        inner = a * unit
+        q, top_nll = 1.0 / (inner + 1.0), elementary.log1p(inner)
+        share, unit = inner * q, unit * q
+        distance = load(f, DISTANCE * ROWS + r) * scale
+        own = elementary.exp(-distance) * q
+        others = load(f, SQUARES * ROWS + r) * unit * unit
+        here = first_lanes(m - r, q)
+        store(f, K * ROWS + r, top_nll)
+        store_some(nll, r, here, top_nll + distance)
+        store_some(entropy, r, here, top_nll + load(f, SPREAD * ROWS + r) * scale * unit)
+        store_some(confidence, r, here, q)
+        store_some(brier, r, here, select(distance == 0.0, share * share, (q * q - own) + (1.0 - own)) + others)
 
 
 @inline
-def finish_card(figures, values, card, m):
-    """From the block's figures: with a = Σ e^(z_j - top) over the other classes, q_top = 1/(1 + a) and so on."""
-    nll, entropy, confidence, brier, _, _ = card
-    f, v = pointer(figures, 0), pointer(values, 0)
-    for r in range(0, m, 8):
-        top_nll = load(v, r)
-        share, q = left_out(top_nll), elementary.exp(-top_nll)
-        loss = top_nll + load(f, DISTANCE * ROWS + r)
-        rest = load(f, SQUARES * ROWS + r) * share * share
-        own = elementary.exp(-loss)
-        is_top = load(f, IS_TOP * ROWS + r) > 0.0
-        here = first_lanes(m - r, q)
-        store_some(nll, r, here, loss)
-        store_some(entropy, r, here, top_nll + load(f, SPREAD * ROWS + r) * share)
-        store_some(confidence, r, here, q)
-        store_some(brier, r, here, select(is_top, share * share, (q * q - own) + (1.0 - own)) + rest)
+def unit_of(k, s, top, scale, scale_low):
+    """2^k·e^((s - top)·(scale + scale_low)), the unit of a row's sums, for eight rows; never much above 1."""
+    x = s - top
+    back = x - s
+    x_low = (s - (x - back)) - (top + back)
+    exponent = elementary.fma(k, elementary.LN_2, x * scale)
+    counts = exponent >= -760.0
+    unit = elementary.exp_times(
+        1.0, select(counts, x, 0.0), select(counts, x_low, 0.0), scale, scale_low, select(counts, k, 0.0)
+    )
+    return select(counts, unit, 0.0)
 
 
 @compiled
-def score_logits(
-    start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
-):
-    """Logits and class indices."""
+def score_logits(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
+    """Logits and class indices, one row at a time."""
     view, n, has_ignore, ignore_index = first_view(integers), integers[N], integers[HAS_IGNORE] != 0, integers[IGNORE]
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
     figures = scratch(np.float64, N_FIGURES, ROWS)
-    values = scratch(np.float64, 0, ROWS)
-    label = scratch(np.int64, 0, ROWS)
+    label = scratch(np.int64, 0, LABELS)
     buffer = copy_buffer(view, like, n, 0)
     i = start
     while i < stop:
@@ -109,23 +150,45 @@ def score_logits(
         p, step = row_block(view, like, i, m, n, buffer)
         card = card_arrays(integers, i, reals, labels)
         for r in range(m):
-            row, y = offset(p, r * step), label[r]
-            if y < 0:
-                continue
-            top, first = note_moments(row, n, r, scale, scale_low, figures)
-            if top != top:
-                label[r] = INVALID
-                continue
-            figures[DISTANCE, r] = (top - row[y]) * scale
-            figures[IS_TOP, r] = 1.0 if y == first else 0.0
-            card[4][r] = first
-            card[5][r] = 0 if y == first else rank_of(row, n, y)
-        nll_of(figures, values, m, scale, scale_low)
-        finish_card(figures, values, card, m)
-        for r in range(m):
-            if label[r] < 0:
-                blank(card, r, label[r])
+            if label[r] >= 0:
+                first, rank = note_row(offset(p, r * step), n, step, label[r], r, scale, scale_low, figures)
+                card[4][r], card[5][r] = first, rank
+                if first < 0:
+                    label[r] = INVALID
+        finish_card(figures, card, m, scale, scale_low)
+        blank_marked(card, label, m)
         i += m
+
+
+@compiled
+def score_logits_tiles(
+    start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
+):
+    """The same for few classes, in tiles."""
+    view, n, has_ignore, ignore_index = first_view(integers), integers[N], integers[HAS_IGNORE] != 0, integers[IGNORE]
+    scale, scale_low = reals[SCALE], reals[SCALE_LOW]
+    figures = scratch(np.float64, N_FIGURES, ROWS)
+    label = scratch(np.int64, 0, LABELS)
+    tile = np.zeros(TILE_SIZE + 16, like.dtype)
+    i = start
+    while i < stop:
+        m = block_rows(view, i, stop, n, n)
+        bad = read_labels(labels, i, m, n, has_ignore, ignore_index, label)
+        if bad >= 0:
+            return refuse(report, bad, LABEL)
+        card = card_arrays(integers, i, reals, labels)
+        note_tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, card, INVALID)
+        finish_card(figures, card, m, scale, scale_low)
+        blank_marked(card, label, m)
+        i += m
+
+
+@inline
+def blank_marked(card, label, m):
+    """Blank the rows whose label is negative: IGNORED or INVALID."""
+    for r in range(m):
+        if label[r] < 0:
+            blank(card, r, label[r])
 
 
 @compiled
@@ -136,7 +199,6 @@ def score_logits_soft(
     view, t_view, n = first_view(integers), second_view(integers), integers[N]
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
     figures = scratch(np.float64, N_FIGURES, ROWS)
-    values = scratch(np.float64, 0, ROWS)
     straight = scratch(np.float64, 0, ROWS)
     masses = scratch(np.float64, 0, ROWS)
     buffer, t_buffer = copy_buffer(view, like, n, 0), copy_buffer(t_view, t_like, n, 0)
@@ -148,7 +210,8 @@ def score_logits_soft(
         card = card_arrays(integers, i, reals, labels)
         for r in range(m):
             row = offset(p, r * step)
-            top, first = note_moments(row, n, r, scale, scale_low, figures)
+            first, _ = note_row(row, n, step, -1, r, scale, scale_low, figures)
+            top = figures[TOP, r] if first >= 0 else math.nan
             distance, masses[r], total, valid = target_sums(
                 row, offset(t, r * t_step), n, top, pointer(reals, 0), False, 1.0, 0.0
             )
@@ -158,16 +221,15 @@ def score_logits_soft(
                 return refuse(report, i + r, TARGET_SUM)
             straight[r] = distance * scale
             card[4][r] = first
-            card[5][r] = 0 if top == top else INVALID
-        nll_of(figures, values, m, scale, scale_low)
-        finish_card(figures, values, card, m)
+            card[5][r] = 0 if first >= 0 else INVALID
+        finish_card(figures, card, m, scale, scale_low)
         for r in range(m):
             if card[5][r] == INVALID:
                 blank(card, r, INVALID)
                 continue
-            card[0][r] = straight[r] + masses[r] * values[r]
+            card[0][r] = straight[r] + masses[r] * figures[K, r]
             card[3][r] = squared_distance(
-                offset(p, r * step), offset(t, r * t_step), n, figures[TOP, r], values[r], scale, scale_low
+                offset(p, r * step), offset(t, r * t_step), n, figures[TOP, r], figures[K, r], scale, scale_low
             )
         i += m
 
@@ -201,7 +263,7 @@ def probability_fault(p, n, kind, normalize, sum_tol):
 
 @inline
 def note_probabilities(p, n, kind, factor, card, r):
-    """What a row of probabilities or log-probabilities tells without its target. Returns Σ q² and the predicted class."""
+    """What a row of probabilities or log-probabilities tells without its target. Returns Σ q² and the largest class."""
     top, first = largest(p, n)
     card[1][r], squares = information(p, n, kind, factor)
     card[2][r] = top * factor if kind == PROBS else elementary.exp(top)
