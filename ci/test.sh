@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Run the tests: bash ci/test.sh [--peers] [pytest's options and paths]
-# --peers also installs torch, jax, scikit-learn, XGBoost and LightGBM, so that no comparison with them is skipped.
+# --peers also installs torch, jax, scikit-learn, XGBoost, LightGBM, pandas, polars and TBB: nothing is then skipped.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -10,6 +10,10 @@ if [ "${1:-}" = --peers ]; then
   shift
 fi
 install "${extras[@]}"
+
+# Where the peers brought TBB, Numba can load it, for the tests that ask for it; the others run on the usual layer.
+export LD_LIBRARY_PATH="$PWD/$VENV/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+export NUMBA_THREADING_LAYER_PRIORITY="omp tbb workqueue"
 
 paths=(tests fastxent)
 for argument in "$@"; do
