@@ -1,6 +1,7 @@
 """Derive the polynomial coefficients in fastxent/kernels/elementary.py: `python ci/derive_constants.py` prints them.
 
-exp: minimax (Remez) of (e^r - 1 - r) / r^2 on [-ln 2 / 2, ln 2 / 2] (an eighth of it beside a table of 2^(j/8)), weighted so that the relative error of e^r levels.
+exp: minimax (Remez) of (e^r - 1 - r) / r^2 on [-ln 2 / 2, ln 2 / 2], or an eighth of it beside a table of 2^(j/8),
+weighted so that the relative error of e^r levels.
 """
 
 import mpmath

@@ -44,13 +44,13 @@ from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.probabilities import clipped_log_loss, probability_sums, soft_log_loss, soft_nll
 from fastxent.kernels.rows import smoothed_sums, target_sums
 from fastxent.kernels.simd import load, offset, pointer, scratch, store
-from fastxent.kernels.tiles import ROWS, TILE_SIZE
+from fastxent.kernels.tiles import ROWS, TILE_CLASSES, TILE_SIZE
 
 DISTRIBUTION_TOL = 1e-3  # how far from 1 a distribution may sum, where no option says
 
 
 @inline
-def _hard_losses(tiled, start, stop, like, call, work, memory, out, sums, report):
+def _hard_losses(figures_of, few, start, stop, like, call, work, memory, out, sums, report):
     """The loop of the two functions below; ``memory`` is room for copied rows, or for a tile."""
     integers, reals, labels, class_weight, sample_weight = call
     figures, values, factors, label = work
@@ -58,14 +58,11 @@ def _hard_losses(tiled, start, stop, like, call, work, memory, out, sums, report
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
     i = start
     while i < stop:
-        m = block_rows(view, i, stop, n, n if tiled else 0)
+        m = block_rows(view, i, stop, n, few)
         bad = read_labels(labels, i, m, n, integers[HAS_IGNORE] != 0, integers[IGNORE], label)
         if bad >= 0:
             return refuse(report, bad, LABEL)
-        if tiled:
-            tile_figures(view, like, n, i, m, label, scale, scale_low, figures, memory)
-        else:
-            row_figures(view, like, n, i, m, label, scale, scale_low, figures, memory)
+        figures_of(view, like, n, i, m, label, scale, scale_low, figures, memory)
         nll_of(figures, values, m, scale, scale_low)
         settle_labels(values, label, m, i, class_weight, sample_weight, True, factors, out, sums)
         i += m
@@ -82,7 +79,7 @@ def hard_cross_entropy(
     label = scratch(np.int64, 0, LABELS)
     call, work = (integers, reals, labels, class_weight, sample_weight), (figures, values, factors, label)
     buffer = copy_buffer(first_view(integers), like, integers[N], 0)
-    _hard_losses(False, start, stop, like, call, work, buffer, out, sums, report)
+    _hard_losses(row_figures, 0, start, stop, like, call, work, buffer, out, sums, report)
 
 
 @compiled
@@ -96,12 +93,12 @@ def hard_cross_entropy_tiles(
     label = scratch(np.int64, 0, LABELS)
     call, work = (integers, reals, labels, class_weight, sample_weight), (figures, values, factors, label)
     tile = np.empty(TILE_SIZE, like.dtype)
-    _hard_losses(True, start, stop, like, call, work, tile, out, sums, report)
+    _hard_losses(tile_figures, TILE_CLASSES, start, stop, like, call, work, tile, out, sums, report)
 
 
 @inline
 def add_distances(figures, values, m, scale):
-    """Σ c_k·(top - z_k)/T + Σ c_k·(-ln q_top), of non-negative terms; figures[4] and [5] hold Σ c_k·(top - z_k) and Σ c_k."""
+    """Σ c_k·(top - z_k)/T + Σ c_k·(-ln q_top), from Σ c_k·(top - z_k) in figures[4] and Σ c_k in figures[5]."""
     for r in range(m):
         straight, mass = figures[4, r], figures[5, r]
         values[r] = straight * scale + (mass * values[r] if mass != 0.0 or values[r] != values[r] else 0.0)

@@ -381,7 +381,7 @@ def join(typingctx, low, high):
 
 
 def table(values):
-    """A function from 16 x int32 to the values at (index mod 8) out of 8 integers: one permutation where there is one."""
+    """A function from 16 x int32 to the values at (index mod 8) out of 8 integers: one permutation, where there is."""
 
     @intrinsic
     def lookup(typingctx, index):
