@@ -10,7 +10,7 @@ import numpy as np
 
 from fastxent.kernels.exactsum import exact_sum_add, exact_sum_add_block
 from fastxent.kernels.jit import inline
-from fastxent.kernels.simd import address, offset, pointer
+from fastxent.kernels.memory import address, offset, pointer
 from fastxent.kernels.tiles import ROWS
 
 # Why a row is refused.

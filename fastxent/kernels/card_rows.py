@@ -16,6 +16,7 @@ from numba.extending import overload
 from fastxent.kernels import elementary
 from fastxent.kernels.elementary import LN_2, exp_shifted, exp_shifted_over
 from fastxent.kernels.jit import inline
+from fastxent.kernels.memory import load, load_some, prefetch
 from fastxent.kernels.rows import lanes, reference_of, two_sum, two_words
 from fastxent.kernels.simd import (
     add_reduce,
@@ -28,12 +29,9 @@ from fastxent.kernels.simd import (
     fma,
     halves,
     lane_numbers,
-    load,
-    load_some,
     max_reduce,
     maximum,
     minimum,
-    prefetch,
     select,
     splat,
 )  # fmt: skip

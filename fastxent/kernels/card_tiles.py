@@ -21,26 +21,9 @@ from fastxent.kernels.card_rows import (
 )
 from fastxent.kernels.elementary import LN_2, LOG2_E, MODERATE, exp_shifted, exp_shifted_over
 from fastxent.kernels.jit import inline
+from fastxent.kernels.memory import load, load_integers, offset, pointer, store, store_double, store_some
 from fastxent.kernels.rows import lanes, two_words
-from fastxent.kernels.simd import (
-    bits,
-    fill,
-    first_lanes,
-    float64x8,
-    fma,
-    halves,
-    load,
-    load_integers,
-    maximum,
-    minimum,
-    offset,
-    pointer,
-    select,
-    splat,
-    store,
-    store_double,
-    store_some,
-)  # fmt: skip
+from fastxent.kernels.simd import bits, fill, first_lanes, float64x8, fma, halves, maximum, minimum, select, splat
 from fastxent.kernels.tiles import ROWS, TILE_SIZE, fill_tile, store_sum
 
 

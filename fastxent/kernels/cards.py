@@ -38,6 +38,7 @@ from fastxent.kernels.card_rows import DISTANCE, N_FIGURES, SPREAD, SQUARES, TOP
 from fastxent.kernels.card_tiles import note_tiles
 from fastxent.kernels.chunks import DISTRIBUTION_TOL
 from fastxent.kernels.jit import compiled, inline
+from fastxent.kernels.memory import address, load, load_some_double, offset, pointer, scratch, store, store_some
 from fastxent.kernels.probabilities import (
     PROBS,
     are_log_probs,
@@ -49,20 +50,7 @@ from fastxent.kernels.probabilities import (
     soft_nll,
 )  # fmt: skip
 from fastxent.kernels.rows import largest, rank_of, target_sums
-from fastxent.kernels.simd import (
-    add_reduce,
-    address,
-    first_lanes,
-    load,
-    load_some_double,
-    offset,
-    pointer,
-    scratch,
-    select,
-    splat,
-    store,
-    store_some,
-)  # fmt: skip
+from fastxent.kernels.simd import add_reduce, first_lanes, select, splat
 from fastxent.kernels.tiles import ROWS, TILE_SIZE
 
 IGNORED, INVALID = -1, -2

@@ -41,9 +41,9 @@ from fastxent.kernels.blocks import (
 )  # fmt: skip
 from fastxent.kernels.figures import LABELS, left_out, nll_of, row_figures, tile_figures, top_figures  # noqa: F401
 from fastxent.kernels.jit import compiled, inline
+from fastxent.kernels.memory import load, offset, pointer, scratch, store
 from fastxent.kernels.probabilities import clipped_log_loss, probability_sums, soft_log_loss, soft_nll
 from fastxent.kernels.rows import smoothed_sums, target_sums
-from fastxent.kernels.simd import load, offset, pointer, scratch, store
 from fastxent.kernels.tiles import ROWS, TILE_CLASSES, TILE_SIZE
 
 DISTRIBUTION_TOL = 1e-3  # how far from 1 a distribution may sum, where no option says

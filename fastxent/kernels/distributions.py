@@ -29,21 +29,10 @@ from fastxent.kernels.chunks import DISTRIBUTION_TOL
 from fastxent.kernels.divergence import divergence, divergence_of_logits
 from fastxent.kernels.figures import LABELS, left_out, nll_of, row_figures, tile_figures, top_figures
 from fastxent.kernels.jit import compiled, inline
+from fastxent.kernels.memory import load, load_some_double, offset, pointer, scratch, store_some, store_some_double
 from fastxent.kernels.probabilities import LOGITS, PROBS, are_log_probs, information, probability_sums
 from fastxent.kernels.rows import largest, log_sum, moments
-from fastxent.kernels.simd import (
-    first_lanes,
-    fma,
-    load,
-    load_some_double,
-    offset,
-    pointer,
-    scratch,
-    select,
-    splat,
-    store_some,
-    store_some_double,
-)  # fmt: skip
+from fastxent.kernels.simd import first_lanes, fma, select, splat
 from fastxent.kernels.tiles import ROWS, TILE_SIZE
 
 

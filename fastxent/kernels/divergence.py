@@ -9,19 +9,10 @@ import math
 from fastxent.kernels import elementary
 from fastxent.kernels.elementary import exp_times
 from fastxent.kernels.jit import inline
+from fastxent.kernels.memory import load_some_double
 from fastxent.kernels.probabilities import PROBS
 from fastxent.kernels.rows import guarded_total, largest, two_sum
-from fastxent.kernels.simd import (
-    add_reduce,
-    any_lane,
-    first_lanes,
-    fma,
-    lane_numbers,
-    load_some_double,
-    maximum,
-    select,
-    splat,
-)  # fmt: skip
+from fastxent.kernels.simd import add_reduce, any_lane, first_lanes, fma, lane_numbers, maximum, select, splat
 
 
 @inline

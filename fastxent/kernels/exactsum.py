@@ -14,7 +14,8 @@ import fractions
 import numpy as np
 
 from fastxent.kernels.jit import compiled, inline
-from fastxent.kernels.simd import add_reduce, any_lane, bits, fma, from_bits, load, max_reduce, maximum, pointer, splat
+from fastxent.kernels.memory import load, pointer
+from fastxent.kernels.simd import add_reduce, any_lane, bits, fma, from_bits, max_reduce, maximum, splat
 
 # Limb k counts units of 2^(32k - 1074). The largest float64 touches limb 65; two more take 2^60 additions' carries.
 N_LIMBS = 68

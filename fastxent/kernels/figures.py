@@ -8,8 +8,9 @@ import math
 from fastxent.kernels import elementary
 from fastxent.kernels.blocks import row_block, strided
 from fastxent.kernels.jit import inline
+from fastxent.kernels.memory import load, load_integers, offset, pointer, store
 from fastxent.kernels.rows import exp_sum, exp_sum_over, lanes, largest, moments, nll
-from fastxent.kernels.simd import fill, load, load_integers, offset, pointer, store
+from fastxent.kernels.simd import fill
 from fastxent.kernels.tiles import ROWS, fill_tile, tile_exp_sum
 
 # Labels are read in vectors, past the last one.

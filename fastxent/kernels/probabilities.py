@@ -4,16 +4,9 @@ import math
 
 from fastxent.kernels import elementary
 from fastxent.kernels.jit import inline
+from fastxent.kernels.memory import load_some_double
 from fastxent.kernels.rows import guarded_total, largest, two_sum
-from fastxent.kernels.simd import (
-    add_reduce,
-    any_lane,
-    first_lanes,
-    lane_numbers,
-    load_some_double,
-    select,
-    splat,
-)  # fmt: skip
+from fastxent.kernels.simd import add_reduce, any_lane, first_lanes, lane_numbers, select, splat
 
 # The codes of the kinds of prediction, in the order of checks.KINDS.
 LOGITS, LOG_PROBS, PROBS = 0, 1, 2

@@ -20,6 +20,7 @@ from numba.extending import overload
 from fastxent.kernels import elementary
 from fastxent.kernels.elementary import LN_2, MODERATE, exp_shifted, exp_shifted_over, exp_times, exponent_at
 from fastxent.kernels.jit import inline
+from fastxent.kernels.memory import load, load_some, load_some_double, prefetch
 from fastxent.kernels.simd import (
     add_reduce,
     any_lane,
@@ -31,12 +32,8 @@ from fastxent.kernels.simd import (
     fma,
     halves,
     lane_numbers,
-    load,
-    load_some,
-    load_some_double,
     max_reduce,
     maximum,
-    prefetch,
     select,
     splat,
 )  # fmt: skip

@@ -9,6 +9,7 @@ row gives the same figures as no weights.
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from fastxent.kernels.elementary import log1p
 from fastxent.kernels.exactsum import (
     STATE_SIZE,
@@ -21,7 +22,8 @@ from fastxent.kernels.exactsum import (
     exact_sum_value,
 )
 from fastxent.kernels.jit import compiled, inline
-from fastxent.kernels.simd import bits, borrowed, fma
+from fastxent.kernels.memory import borrowed
+from fastxent.kernels.simd import bits, fma
 
 # Tally.counts: rows of each kind, and how much of the growing arrays is in use.
 KEPT, IGNORED, INVALID, PAIRS_USED, SPILL_USED, WORST_USED, N_COUNTS = range(7)

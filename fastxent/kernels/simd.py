@@ -18,45 +18,9 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, lower_builtin, models, overload, register_model
 
 __all__ = [
-    "add_reduce",
-    "address",
-    "any_lane",
-    "bits",
-    "borrowed",
-    "by_type",
-    "count_lanes",
-    "fill",
-    "first_lanes",
-    "float32x16",
-    "float64x8",
-    "fma",
-    "from_bits",
-    "halves",
-    "int32x16",
-    "int64x8",
-    "is_float32",
-    "join",
-    "lane_numbers",
-    "load",
-    "load_double",
-    "load_integers",
-    "load_some",
-    "load_some_double",
-    "max_reduce",
-    "maximum",
-    "minimum",
-    "offset",
-    "pointer",
-    "prefetch",
-    "scratch",
-    "select",
-    "splat",
-    "store",
-    "store_double",
-    "store_some",
-    "store_some_double",
-    "table",
-    "transpose",
+    "add_reduce", "any_lane", "bits", "by_type", "count_lanes", "fill", "first_lanes", "float32x16", "float64x8",
+    "fma", "from_bits", "halves", "int32x16", "int64x8", "is_float32", "join", "lane_numbers", "max_reduce",
+    "maximum", "minimum", "select", "splat", "table",
 ]  # fmt: skip
 
 
@@ -78,9 +42,9 @@ float64x8 = Vector(types.float64, 8)
 int32x16 = Vector(types.int32, 16)
 int64x8 = Vector(types.int64, 8)
 
-_LANES = {types.float32: 16, types.float64: 8, types.int32: 16, types.int64: 8}
-_INTEGER_OF = {types.float32: types.int32, types.float64: types.int64}
-_FLOAT_OF = {integer: real for real, integer in _INTEGER_OF.items()}
+LANES = {types.float32: 16, types.float64: 8, types.int32: 16, types.int64: 8}
+INTEGER_OF = {types.float32: types.int32, types.float64: types.int64}
+FLOAT_OF = {integer: real for real, integer in INTEGER_OF.items()}
 
 
 def _llvm_element(element):
@@ -91,7 +55,7 @@ def _llvm_element(element):
     return ir.FloatType() if element is types.float32 else ir.DoubleType()
 
 
-def _llvm(kind):
+def llvm_type(kind):
     """The LLVM type of a Vector, or of a scalar."""
     if isinstance(kind, Vector):
         return ir.VectorType(_llvm_element(kind.element), kind.lanes)
@@ -101,7 +65,7 @@ def _llvm(kind):
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager, kind):
-        super().__init__(manager, kind, _llvm(kind))
+        super().__init__(manager, kind, llvm_type(kind))
 
 
 def _element(kind):
@@ -112,29 +76,29 @@ def _is_real(kind):
     return isinstance(_element(kind), types.Float)
 
 
-def _constant(kind, value):
+def constant(kind, value):
     """``value`` in every lane."""
-    return ir.Constant(_llvm(kind), [value] * kind.lanes if isinstance(kind, Vector) else value)
+    return ir.Constant(llvm_type(kind), [value] * kind.lanes if isinstance(kind, Vector) else value)
 
 
-def _splat(builder, value, kind):
-    undefined = ir.Constant(_llvm(kind), ir.Undefined)
+def broadcast(builder, value, kind):
+    undefined = ir.Constant(llvm_type(kind), ir.Undefined)
     one = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
     lanes = ir.Constant(ir.VectorType(ir.IntType(32), kind.lanes), [0] * kind.lanes)
     return builder.shuffle_vector(one, undefined, lanes)
 
 
-def _shuffle(builder, a, b, lanes):
+def shuffle(builder, a, b, lanes):
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes)))
 
 
-def _call(builder, name, result, arguments):
+def call_llvm(builder, name, result, arguments):
     """Call an LLVM intrinsic."""
     kind = ir.FunctionType(result, [a.type for a in arguments])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
 
-def _suffix(kind):
+def type_suffix(kind):
     """The part of an intrinsic's name that says its type, such as v16f32."""
     element = _element(kind)
     letter = "f" if isinstance(element, types.Float) else "i"
@@ -171,7 +135,7 @@ def _operator(function, real, whole, compare=False):
         operands = []
         for value, given in zip(args, sig.args, strict=True):
             if not isinstance(given, Vector):
-                value = _splat(builder, context.cast(builder, value, given, kind.element), kind)
+                value = broadcast(builder, context.cast(builder, value, given, kind.element), kind)
             operands.append(value)
         return (real if _is_real(kind) else whole)(builder, *operands)
 
@@ -239,8 +203,8 @@ def _lower_invert(context, builder, sig, args):
 def splat(typingctx, x):
     """The scalar in every lane: 16 lanes for float32 and int32, 8 for float64 and int64."""
     element = types.unliteral(x)
-    kind = Vector(element, _LANES[element])
-    return kind(x), lambda context, builder, sig, args: _splat(
+    kind = Vector(element, LANES[element])
+    return kind(x), lambda context, builder, sig, args: broadcast(
         builder, context.cast(builder, args[0], sig.args[0], element), kind
     )
 
@@ -248,8 +212,8 @@ def splat(typingctx, x):
 @intrinsic
 def fill(typingctx, like, x):
     """The scalar in every lane of a vector of the type of ``like``, or of the type that a pointer loads."""
-    kind = like if isinstance(like, Vector) else Vector(like.dtype, _LANES[like.dtype])
-    return kind(like, x), lambda context, builder, sig, args: _splat(
+    kind = like if isinstance(like, Vector) else Vector(like.dtype, LANES[like.dtype])
+    return kind(like, x), lambda context, builder, sig, args: broadcast(
         builder, context.cast(builder, args[1], sig.args[1], kind.element), kind
     )
 
@@ -285,9 +249,9 @@ def fma(typingctx, a, b, c):
         for value, given in zip(args, sig.args, strict=True):
             if given != kind:
                 value = context.cast(builder, value, given, _element(kind))
-                value = _splat(builder, value, kind) if isinstance(kind, Vector) else value
+                value = broadcast(builder, value, kind) if isinstance(kind, Vector) else value
             operands.append(value)
-        return _call(builder, f"llvm.fma.{_suffix(kind)}", _llvm(kind), operands)
+        return call_llvm(builder, f"llvm.fma.{type_suffix(kind)}", llvm_type(kind), operands)
 
     return kind(a, b, c), build
 
@@ -305,7 +269,7 @@ def select(typingctx, mask, a, b):
         for value, given in zip(args[1:], sig.args[1:], strict=True):
             if given != kind:
                 value = context.cast(builder, value, given, _element(kind))
-                value = _splat(builder, value, kind) if isinstance(kind, Vector) else value
+                value = broadcast(builder, value, kind) if isinstance(kind, Vector) else value
             operands.append(value)
         return builder.select(args[0], *operands)
 
@@ -318,7 +282,7 @@ def _clamp(sign):
         bound = args[1]
         if limit != kind:
             bound = context.cast(builder, bound, limit, _element(kind))
-            bound = _splat(builder, bound, kind) if isinstance(kind, Vector) else bound
+            bound = broadcast(builder, bound, kind) if isinstance(kind, Vector) else bound
         compare = builder.fcmp_ordered if _is_real(kind) else builder.icmp_signed
         return builder.select(compare(sign, args[0], bound), bound, args[0])
 
@@ -344,15 +308,15 @@ def _cast_lanes(kind, element):
 @intrinsic
 def bits(typingctx, x):
     """The bits of floats, as integers of the same width."""
-    kind = _cast_lanes(x, _INTEGER_OF[_element(x)])
-    return kind(x), lambda context, builder, sig, args: builder.bitcast(args[0], _llvm(kind))
+    kind = _cast_lanes(x, INTEGER_OF[_element(x)])
+    return kind(x), lambda context, builder, sig, args: builder.bitcast(args[0], llvm_type(kind))
 
 
 @intrinsic
 def from_bits(typingctx, x):
     """The floats that have these bits."""
-    kind = _cast_lanes(x, _FLOAT_OF[_element(x)])
-    return kind(x), lambda context, builder, sig, args: builder.bitcast(args[0], _llvm(kind))
+    kind = _cast_lanes(x, FLOAT_OF[_element(x)])
+    return kind(x), lambda context, builder, sig, args: builder.bitcast(args[0], llvm_type(kind))
 
 
 @intrinsic
@@ -363,7 +327,7 @@ def halves(typingctx, x):
 
     def build(context, builder, sig, args):
         widen = builder.fpext if _is_real(x) else builder.sext
-        parts = [widen(_shuffle(builder, args[0], args[0], range(i, i + 8)), _llvm(half)) for i in (0, 8)]
+        parts = [widen(shuffle(builder, args[0], args[0], range(i, i + 8)), llvm_type(half)) for i in (0, 8)]
         return context.make_tuple(builder, sig.return_type, parts)
 
     return types.UniTuple(half, 2)(x), build
@@ -375,7 +339,7 @@ def join(typingctx, low, high):
 
     def build(context, builder, sig, args):
         parts = [builder.fptrunc(a, ir.VectorType(ir.FloatType(), 8)) for a in args]
-        return _shuffle(builder, *parts, range(16))
+        return shuffle(builder, *parts, range(16))
 
     return float32x16(low, high), build
 
@@ -387,13 +351,13 @@ def table(values):
     def lookup(typingctx, index):
         def build(context, builder, sig, args):
             if "+avx512f" in getattr(context.codegen(), "_tm_features", ""):
-                both = ir.Constant(_llvm(int32x16), [*values, *values])
-                return _call(builder, "llvm.x86.avx512.permvar.si.512", _llvm(int32x16), [both, args[0]])
+                both = ir.Constant(llvm_type(int32x16), [*values, *values])
+                return call_llvm(builder, "llvm.x86.avx512.permvar.si.512", llvm_type(int32x16), [both, args[0]])
             # LLVM recognises eight extractions with variable positions as one permutation (AVX2's vpermd)
             one, eight = ir.IntType(32), ir.VectorType(ir.IntType(32), 8)
             halves = []
             for start in (0, 8):
-                index = _shuffle(builder, args[0], args[0], range(start, start + 8))
+                index = shuffle(builder, args[0], args[0], range(start, start + 8))
                 index = builder.and_(index, ir.Constant(eight, [7] * 8))
                 half = ir.Constant(eight, ir.Undefined)
                 for lane in range(8):
@@ -401,7 +365,7 @@ def table(values):
                     value = builder.extract_element(ir.Constant(eight, list(values)), at)
                     half = builder.insert_element(half, value, ir.Constant(one, lane))
                 halves.append(half)
-            return _shuffle(builder, *halves, range(16))
+            return shuffle(builder, *halves, range(16))
 
         return int32x16(index), build
 
@@ -428,7 +392,7 @@ def count_lanes(typingctx, mask):
 
     def build(context, builder, sig, args):
         lanes = builder.zext(builder.bitcast(args[0], ir.IntType(mask.lanes)), ir.IntType(64))
-        return _call(builder, "llvm.ctpop.i64", ir.IntType(64), [lanes])
+        return call_llvm(builder, "llvm.ctpop.i64", ir.IntType(64), [lanes])
 
     return types.int64(mask), build
 
@@ -438,7 +402,7 @@ def _tree(builder, value, lanes, combine):
     while lanes > 1:
         lanes //= 2
         value = combine(
-            _shuffle(builder, value, value, range(lanes)), _shuffle(builder, value, value, range(lanes, 2 * lanes))
+            shuffle(builder, value, value, range(lanes)), shuffle(builder, value, value, range(lanes, 2 * lanes))
         )
     return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
@@ -465,8 +429,8 @@ def max_reduce(typingctx, x):
 @intrinsic
 def lane_numbers(typingctx, like):
     """0, 1, 2, ... as integers in as many lanes as the vector ``like`` has, of the same width."""
-    kind = like.of(_INTEGER_OF.get(like.element, like.element))
-    return kind(like), lambda context, builder, sig, args: ir.Constant(_llvm(kind), list(range(kind.lanes)))
+    kind = like.of(INTEGER_OF.get(like.element, like.element))
+    return kind(like), lambda context, builder, sig, args: ir.Constant(llvm_type(kind), list(range(kind.lanes)))
 
 
 @intrinsic
@@ -477,275 +441,7 @@ def first_lanes(typingctx, n, like):
     def build(context, builder, sig, args):
         number = builder.trunc(context.cast(builder, args[0], n, types.int64), ir.IntType(32))
         kind = Vector(types.int32, like.lanes)
-        lanes = ir.Constant(_llvm(kind), list(range(kind.lanes)))
-        return builder.icmp_signed("<", lanes, _splat(builder, number, kind))
+        lanes = ir.Constant(llvm_type(kind), list(range(kind.lanes)))
+        return builder.icmp_signed("<", lanes, broadcast(builder, number, kind))
 
     return mask(n, like), build
-
-
-# --- memory ------------------------------------------------------------------------------------------------------
-
-
-@intrinsic
-def pointer(typingctx, array, i):
-    """A pointer to element i of a C-contiguous array's data."""
-
-    def build(context, builder, sig, args):
-        data = context.make_array(array)(context, builder, args[0]).data
-        return builder.gep(data, [context.cast(builder, args[1], i, types.intp)])
-
-    return types.CPointer(array.dtype)(array, i), build
-
-
-@intrinsic
-def address(typingctx, number, like):
-    """A pointer to elements of the dtype of the array ``like``, from an address in bytes."""
-    return types.CPointer(like.dtype)(number, like), lambda context, builder, sig, args: builder.inttoptr(
-        args[0], context.get_value_type(sig.return_type)
-    )
-
-
-def _bare_array(context, builder, kind, data, shape):
-    """An array structure on memory that somebody else holds."""
-    array = context.make_array(kind)(context, builder)
-    size = context.get_constant(types.intp, kind.dtype.bitwidth // 8)
-    strides = [size]
-    for extent in reversed(shape[1:]):
-        strides.insert(0, builder.mul(strides[0], extent))
-    context.populate_array(array, data=data, shape=shape, strides=strides, itemsize=size, meminfo=None)
-    return array._getvalue()
-
-
-@intrinsic(prefer_literal=True)
-def scratch(typingctx, dtype, rows, columns):
-    """An uninitialised array on the stack: (rows, columns), or (columns,) for 0 rows; both constants.
-
-    The memory is that of the function in whose own body this stands, so not in an inlined one. The array has no
-    reference count, which inlined helpers would raise and lower, atomically, at every call.
-    """
-    shape = [n.literal_value for n in (rows, columns) if n.literal_value]
-    kind = types.Array(dtype.dtype, len(shape), "C")
-
-    def build(context, builder, sig, args):
-        size = shape[0] * shape[-1] if len(shape) == 2 else shape[0]
-        data = cgutils.alloca_once(builder, context.get_data_type(kind.dtype), size=size)
-        data.align = 64
-        return _bare_array(context, builder, kind, data, [context.get_constant(types.intp, n) for n in shape])
-
-    return kind(dtype, rows, columns), build
-
-
-@intrinsic
-def borrowed(typingctx, array):
-    """The same array without its reference count, for use inside the function that holds the array.
-
-    Inlined helpers would otherwise raise and lower the count, atomically, at every call: most of a row's time.
-    """
-
-    def build(context, builder, sig, args):
-        view = context.make_array(sig.return_type)(context, builder, value=args[0])
-        view.meminfo = cgutils.get_null_value(view.meminfo.type)
-        return view._getvalue()
-
-    return array(array), build
-
-
-@intrinsic
-def offset(typingctx, p, i):
-    """The pointer i elements further."""
-    return p(p, i), lambda context, builder, sig, args: builder.gep(
-        args[0], [context.cast(builder, args[1], i, types.intp)]
-    )
-
-
-def _place(context, builder, sig, args, kind):
-    """The address of element args[1] of the pointer args[0], as a pointer to ``kind``; and the alignment in bytes."""
-    element = sig.args[0].dtype
-    at = builder.gep(args[0], [context.cast(builder, args[1], sig.args[1], types.intp)])
-    return builder.bitcast(at, _llvm(kind).as_pointer()), element.bitwidth // 8
-
-
-def _memory_kind(p, lanes=None):
-    return Vector(p.dtype, lanes or _LANES[p.dtype])
-
-
-def _load(context, builder, sig, args, kind):
-    at, align = _place(context, builder, sig, args, kind)
-    return builder.load(at, align=align, typ=_llvm(kind))
-
-
-def _load_some(context, builder, sig, args, kind):
-    at, align = _place(context, builder, sig, args, kind)
-    fill = _splat(builder, context.cast(builder, args[3], sig.args[3], kind.element), kind)
-    name = f"llvm.masked.load.{_suffix(kind)}.p0"
-    return _call(builder, name, _llvm(kind), [at, ir.Constant(ir.IntType(32), align), args[2], fill])
-
-
-@intrinsic
-def load(typingctx, p, i):
-    """A vector from elements i, i + 1, ... of the pointer, at any alignment."""
-    kind = _memory_kind(p)
-    return kind(p, i), lambda context, builder, sig, args: _load(context, builder, sig, args, kind)
-
-
-@intrinsic
-def load_some(typingctx, p, i, mask, fill):
-    """The same where the mask holds; elsewhere memory is not touched and the lane is ``fill``."""
-    kind = _memory_kind(p)
-    return kind(p, i, mask, fill), lambda context, builder, sig, args: _load_some(context, builder, sig, args, kind)
-
-
-@intrinsic
-def load_double(typingctx, p, i):
-    """8 elements of float32 or float64, as 8 x float64."""
-    kind = _memory_kind(p, 8)
-
-    def build(context, builder, sig, args):
-        value = _load(context, builder, sig, args, kind)
-        return value if kind == float64x8 else builder.fpext(value, _llvm(float64x8))
-
-    return float64x8(p, i), build
-
-
-@intrinsic
-def load_some_double(typingctx, p, i, mask, fill):
-    """The same where the mask holds; elsewhere memory is not touched and the lane is ``fill``."""
-    kind = _memory_kind(p, 8)
-
-    def build(context, builder, sig, args):
-        value = _load_some(context, builder, sig, args, kind)
-        return value if kind == float64x8 else builder.fpext(value, _llvm(float64x8))
-
-    return float64x8(p, i, mask, fill), build
-
-
-@intrinsic
-def load_integers(typingctx, p, i, like):
-    """Elements of a pointer to int64, as many and as wide as the lanes of ``like``; their values must fit."""
-    kind = like.of(_INTEGER_OF[like.element])
-
-    def build(context, builder, sig, args):
-        value = _load(context, builder, sig, args, like.of(types.int64))
-        return value if kind == int64x8 else builder.trunc(value, _llvm(kind))
-
-    return kind(p, i, like), build
-
-
-@intrinsic
-def store(typingctx, p, i, value):
-    """Store a vector to elements i, i + 1, ... of the pointer, at any alignment."""
-
-    def build(context, builder, sig, args):
-        at, align = _place(context, builder, sig, args, value)
-        builder.store(args[2], at, align=align)
-        return context.get_dummy_value()
-
-    return types.none(p, i, value), build
-
-
-@intrinsic
-def store_some(typingctx, p, i, mask, value):
-    """The same where the mask holds; elsewhere memory is not touched."""
-
-    def build(context, builder, sig, args):
-        at, align = _place(context, builder, sig, args, value)
-        name = f"llvm.masked.store.{_suffix(value)}.p0"
-        _call(builder, name, ir.VoidType(), [args[3], at, ir.Constant(ir.IntType(32), align), args[2]])
-        return context.get_dummy_value()
-
-    return types.none(p, i, mask, value), build
-
-
-@intrinsic
-def store_some_double(typingctx, p, i, mask, value):
-    """Store 8 x float64, rounded to the pointer's type, where the mask holds."""
-    narrow = Vector(p.dtype, 8)
-
-    def build(context, builder, sig, args):
-        at, align = _place(context, builder, sig, args, narrow)
-        result = args[3] if narrow == float64x8 else builder.fptrunc(args[3], _llvm(narrow))
-        name = f"llvm.masked.store.{_suffix(narrow)}.p0"
-        _call(builder, name, ir.VoidType(), [result, at, ir.Constant(ir.IntType(32), align), args[2]])
-        return context.get_dummy_value()
-
-    return types.none(p, i, mask, value), build
-
-
-@intrinsic
-def prefetch(typingctx, p, i):
-    """Ask for the cache line of element i; any address is allowed."""
-
-    def build(context, builder, sig, args):
-        at, _ = _place(context, builder, sig, args, sig.args[0].dtype)
-        at = builder.bitcast(at, ir.IntType(8).as_pointer())
-        read, locality, data = (ir.Constant(ir.IntType(32), v) for v in (0, 3, 1))
-        _call(builder, "llvm.prefetch.p0", ir.VoidType(), [at, read, locality, data])
-        return context.get_dummy_value()
-
-    return types.none(p, i), build
-
-
-@intrinsic
-def store_double(typingctx, p, i, value):
-    """Store 8 x float64, or 16 x float32 widened, to a pointer to float64."""
-
-    def build(context, builder, sig, args):
-        value = (
-            args[2]
-            if sig.args[2].element is types.float64
-            else builder.fpext(args[2], ir.VectorType(ir.DoubleType(), 16))
-        )
-        at, align = _place(context, builder, sig, args, sig.args[2].of(types.float64))
-        builder.store(value, at, align=align)
-        return context.get_dummy_value()
-
-    return types.none(p, i, value), build
-
-
-@intrinsic
-def transpose(typingctx, source, step, m, n, target):
-    """Copy m rows of n elements, ``step`` elements apart, to vectors: element j of every row to vector j.
-
-    m and n are at most the lanes of a vector. Lanes without a row, and vectors from n to the last, become 0.
-    """
-    kind = _memory_kind(source)
-    lanes = kind.lanes
-
-    def build(context, builder, sig, args):
-        base, step, m, n, target = args
-        align = ir.Constant(ir.IntType(32), kind.element.bitwidth // 8)
-        numbers = ir.VectorType(ir.IntType(64), lanes)
-        sequence = ir.Constant(numbers, list(range(lanes)))
-        spread = Vector(types.int64, lanes)
-        zero = _constant(kind, 0.0)
-        rows = []
-        for r in range(lanes):
-            here = builder.select(
-                builder.icmp_signed("<", ir.Constant(ir.IntType(64), r), m), n, ir.Constant(ir.IntType(64), 0)
-            )
-            mask = builder.icmp_signed("<", sequence, _splat(builder, here, spread))
-            at = builder.gep(base, [builder.mul(step, ir.Constant(ir.IntType(64), r))])
-            at = builder.bitcast(at, _llvm(kind).as_pointer())
-            name = f"llvm.masked.load.{_suffix(kind)}.p0"
-            rows.append(_call(builder, name, _llvm(kind), [at, align, mask, zero]))
-        # Exchange halves of ever smaller blocks between rows at that distance.
-        distance = lanes // 2
-        while distance:
-            low = [
-                (lane // distance % 2) * lanes + lane % distance + lane // (2 * distance) * 2 * distance
-                for lane in range(lanes)
-            ]
-            high = [index + distance for index in low]
-            swapped = list(rows)
-            for r in range(lanes):
-                if not r & distance:
-                    swapped[r] = _shuffle(builder, rows[r], rows[r + distance], low)
-                    swapped[r + distance] = _shuffle(builder, rows[r], rows[r + distance], high)
-            rows = swapped
-            distance //= 2
-        for j, row in enumerate(rows):
-            at = builder.gep(target, [ir.Constant(ir.IntType(64), j * lanes)])
-            builder.store(row, builder.bitcast(at, _llvm(kind).as_pointer()), align=kind.element.bitwidth // 8)
-        return context.get_dummy_value()
-
-    return types.none(source, types.int64, types.int64, types.int64, target), build

@@ -12,23 +12,9 @@ from numba.extending import overload
 from fastxent.kernels import elementary
 from fastxent.kernels.elementary import LN_2, LOG2_E, MODERATE, exp_shifted, exp_shifted_over
 from fastxent.kernels.jit import inline
+from fastxent.kernels.memory import load, load_some, offset, store, store_double, transpose
 from fastxent.kernels.rows import add_terms, floor_exponent, lanes, two_words
-from fastxent.kernels.simd import (
-    fill,
-    first_lanes,
-    float64x8,
-    fma,
-    halves,
-    load,
-    load_some,
-    maximum,
-    offset,
-    select,
-    splat,
-    store,
-    store_double,
-    transpose,
-)  # fmt: skip
+from fastxent.kernels.simd import fill, first_lanes, float64x8, fma, halves, maximum, select, splat
 
 # Up to so many classes rows are done in tiles; with more, one row at a time. A function of C alone, as the bits are.
 TILE_CLASSES = 64

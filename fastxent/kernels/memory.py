@@ -1,0 +1,293 @@
+"""Vectors and memory: pointers, loads, stores, masked tails, prefetching, transposition, and arrays on the stack.
+
+A pointer is Numba's CPointer to float32, float64 or int64; indices count elements; any alignment will do.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastxent.kernels.simd import (
+    INTEGER_OF,
+    LANES,
+    Vector,
+    broadcast,
+    call_llvm,
+    constant,
+    float64x8,
+    int64x8,
+    llvm_type,
+    shuffle,
+    type_suffix,
+)  # fmt: skip
+
+__all__ = [
+    "address", "borrowed", "load", "load_double", "load_integers", "load_some", "load_some_double", "offset",
+    "pointer", "prefetch", "scratch", "store", "store_double", "store_some", "store_some_double", "transpose",
+]  # fmt: skip
+
+
+@intrinsic
+def pointer(typingctx, array, i):
+    """A pointer to element i of a C-contiguous array's data."""
+
+    def build(context, builder, sig, args):
+        data = context.make_array(array)(context, builder, args[0]).data
+        return builder.gep(data, [context.cast(builder, args[1], i, types.intp)])
+
+    return types.CPointer(array.dtype)(array, i), build
+
+
+@intrinsic
+def address(typingctx, number, like):
+    """A pointer to elements of the dtype of the array ``like``, from an address in bytes."""
+    return types.CPointer(like.dtype)(number, like), lambda context, builder, sig, args: builder.inttoptr(
+        args[0], context.get_value_type(sig.return_type)
+    )
+
+
+def _bare_array(context, builder, kind, data, shape):
+    """An array structure on memory that somebody else holds."""
+    array = context.make_array(kind)(context, builder)
+    size = context.get_constant(types.intp, kind.dtype.bitwidth // 8)
+    strides = [size]
+    for extent in reversed(shape[1:]):
+        strides.insert(0, builder.mul(strides[0], extent))
+    context.populate_array(array, data=data, shape=shape, strides=strides, itemsize=size, meminfo=None)
+    return array._getvalue()
+
+
+@intrinsic(prefer_literal=True)
+def scratch(typingctx, dtype, rows, columns):
+    """An uninitialised array on the stack: (rows, columns), or (columns,) for 0 rows; both constants.
+
+    The memory is that of the function in whose own body this stands, so not in an inlined one. The array has no
+    reference count, which inlined helpers would raise and lower, atomically, at every call.
+    """
+    shape = [n.literal_value for n in (rows, columns) if n.literal_value]
+    kind = types.Array(dtype.dtype, len(shape), "C")
+
+    def build(context, builder, sig, args):
+        size = shape[0] * shape[-1] if len(shape) == 2 else shape[0]
+        data = cgutils.alloca_once(builder, context.get_data_type(kind.dtype), size=size)
+        data.align = 64
+        return _bare_array(context, builder, kind, data, [context.get_constant(types.intp, n) for n in shape])
+
+    return kind(dtype, rows, columns), build
+
+
+@intrinsic
+def borrowed(typingctx, array):
+    """The same array without its reference count, for use inside the function that holds the array.
+
+    Inlined helpers would otherwise raise and lower the count, atomically, at every call: most of a row's time.
+    """
+
+    def build(context, builder, sig, args):
+        view = context.make_array(sig.return_type)(context, builder, value=args[0])
+        view.meminfo = cgutils.get_null_value(view.meminfo.type)
+        return view._getvalue()
+
+    return array(array), build
+
+
+@intrinsic
+def offset(typingctx, p, i):
+    """The pointer i elements further."""
+    return p(p, i), lambda context, builder, sig, args: builder.gep(
+        args[0], [context.cast(builder, args[1], i, types.intp)]
+    )
+
+
+def _place(context, builder, sig, args, kind):
+    """The address of element args[1] of the pointer args[0], as a pointer to ``kind``; and the alignment in bytes."""
+    element = sig.args[0].dtype
+    at = builder.gep(args[0], [context.cast(builder, args[1], sig.args[1], types.intp)])
+    return builder.bitcast(at, llvm_type(kind).as_pointer()), element.bitwidth // 8
+
+
+def _memory_kind(p, lanes=None):
+    return Vector(p.dtype, lanes or LANES[p.dtype])
+
+
+def _load(context, builder, sig, args, kind):
+    at, align = _place(context, builder, sig, args, kind)
+    return builder.load(at, align=align, typ=llvm_type(kind))
+
+
+def _load_some(context, builder, sig, args, kind):
+    at, align = _place(context, builder, sig, args, kind)
+    fill = broadcast(builder, context.cast(builder, args[3], sig.args[3], kind.element), kind)
+    name = f"llvm.masked.load.{type_suffix(kind)}.p0"
+    return call_llvm(builder, name, llvm_type(kind), [at, ir.Constant(ir.IntType(32), align), args[2], fill])
+
+
+@intrinsic
+def load(typingctx, p, i):
+    """A vector from elements i, i + 1, ... of the pointer, at any alignment."""
+    kind = _memory_kind(p)
+    return kind(p, i), lambda context, builder, sig, args: _load(context, builder, sig, args, kind)
+
+
+@intrinsic
+def load_some(typingctx, p, i, mask, fill):
+    """The same where the mask holds; elsewhere memory is not touched and the lane is ``fill``."""
+    kind = _memory_kind(p)
+    return kind(p, i, mask, fill), lambda context, builder, sig, args: _load_some(context, builder, sig, args, kind)
+
+
+@intrinsic
+def load_double(typingctx, p, i):
+    """8 elements of float32 or float64, as 8 x float64."""
+    kind = _memory_kind(p, 8)
+
+    def build(context, builder, sig, args):
+        value = _load(context, builder, sig, args, kind)
+        return value if kind == float64x8 else builder.fpext(value, llvm_type(float64x8))
+
+    return float64x8(p, i), build
+
+
+@intrinsic
+def load_some_double(typingctx, p, i, mask, fill):
+    """The same where the mask holds; elsewhere memory is not touched and the lane is ``fill``."""
+    kind = _memory_kind(p, 8)
+
+    def build(context, builder, sig, args):
+        value = _load_some(context, builder, sig, args, kind)
+        return value if kind == float64x8 else builder.fpext(value, llvm_type(float64x8))
+
+    return float64x8(p, i, mask, fill), build
+
+
+@intrinsic
+def load_integers(typingctx, p, i, like):
+    """Elements of a pointer to int64, as many and as wide as the lanes of ``like``; their values must fit."""
+    kind = like.of(INTEGER_OF[like.element])
+
+    def build(context, builder, sig, args):
+        value = _load(context, builder, sig, args, like.of(types.int64))
+        return value if kind == int64x8 else builder.trunc(value, llvm_type(kind))
+
+    return kind(p, i, like), build
+
+
+@intrinsic
+def store(typingctx, p, i, value):
+    """Store a vector to elements i, i + 1, ... of the pointer, at any alignment."""
+
+    def build(context, builder, sig, args):
+        at, align = _place(context, builder, sig, args, value)
+        builder.store(args[2], at, align=align)
+        return context.get_dummy_value()
+
+    return types.none(p, i, value), build
+
+
+@intrinsic
+def store_some(typingctx, p, i, mask, value):
+    """The same where the mask holds; elsewhere memory is not touched."""
+
+    def build(context, builder, sig, args):
+        at, align = _place(context, builder, sig, args, value)
+        name = f"llvm.masked.store.{type_suffix(value)}.p0"
+        call_llvm(builder, name, ir.VoidType(), [args[3], at, ir.Constant(ir.IntType(32), align), args[2]])
+        return context.get_dummy_value()
+
+    return types.none(p, i, mask, value), build
+
+
+@intrinsic
+def store_some_double(typingctx, p, i, mask, value):
+    """Store 8 x float64, rounded to the pointer's type, where the mask holds."""
+    narrow = Vector(p.dtype, 8)
+
+    def build(context, builder, sig, args):
+        at, align = _place(context, builder, sig, args, narrow)
+        result = args[3] if narrow == float64x8 else builder.fptrunc(args[3], llvm_type(narrow))
+        name = f"llvm.masked.store.{type_suffix(narrow)}.p0"
+        call_llvm(builder, name, ir.VoidType(), [result, at, ir.Constant(ir.IntType(32), align), args[2]])
+        return context.get_dummy_value()
+
+    return types.none(p, i, mask, value), build
+
+
+@intrinsic
+def prefetch(typingctx, p, i):
+    """Ask for the cache line of element i; any address is allowed."""
+
+    def build(context, builder, sig, args):
+        at, _ = _place(context, builder, sig, args, sig.args[0].dtype)
+        at = builder.bitcast(at, ir.IntType(8).as_pointer())
+        read, locality, data = (ir.Constant(ir.IntType(32), v) for v in (0, 3, 1))
+        call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), [at, read, locality, data])
+        return context.get_dummy_value()
+
+    return types.none(p, i), build
+
+
+@intrinsic
+def store_double(typingctx, p, i, value):
+    """Store 8 x float64, or 16 x float32 widened, to a pointer to float64."""
+
+    def build(context, builder, sig, args):
+        value = (
+            args[2]
+            if sig.args[2].element is types.float64
+            else builder.fpext(args[2], ir.VectorType(ir.DoubleType(), 16))
+        )
+        at, align = _place(context, builder, sig, args, sig.args[2].of(types.float64))
+        builder.store(value, at, align=align)
+        return context.get_dummy_value()
+
+    return types.none(p, i, value), build
+
+
+@intrinsic
+def transpose(typingctx, source, step, m, n, target):
+    """Copy m rows of n elements, ``step`` elements apart, to vectors: element j of every row to vector j.
+
+    m and n are at most the lanes of a vector. Lanes without a row, and vectors from n to the last, become 0.
+    """
+    kind = _memory_kind(source)
+    lanes = kind.lanes
+
+    def build(context, builder, sig, args):
+        base, step, m, n, target = args
+        align = ir.Constant(ir.IntType(32), kind.element.bitwidth // 8)
+        numbers = ir.VectorType(ir.IntType(64), lanes)
+        sequence = ir.Constant(numbers, list(range(lanes)))
+        spread = Vector(types.int64, lanes)
+        zero = constant(kind, 0.0)
+        rows = []
+        for r in range(lanes):
+            here = builder.select(
+                builder.icmp_signed("<", ir.Constant(ir.IntType(64), r), m), n, ir.Constant(ir.IntType(64), 0)
+            )
+            mask = builder.icmp_signed("<", sequence, broadcast(builder, here, spread))
+            at = builder.gep(base, [builder.mul(step, ir.Constant(ir.IntType(64), r))])
+            at = builder.bitcast(at, llvm_type(kind).as_pointer())
+            name = f"llvm.masked.load.{type_suffix(kind)}.p0"
+            rows.append(call_llvm(builder, name, llvm_type(kind), [at, align, mask, zero]))
+        # Exchange halves of ever smaller blocks between rows at that distance.
+        distance = lanes // 2
+        while distance:
+            low = [
+                (lane // distance % 2) * lanes + lane % distance + lane // (2 * distance) * 2 * distance
+                for lane in range(lanes)
+            ]
+            high = [index + distance for index in low]
+            swapped = list(rows)
+            for r in range(lanes):
+                if not r & distance:
+                    swapped[r] = shuffle(builder, rows[r], rows[r + distance], low)
+                    swapped[r + distance] = shuffle(builder, rows[r], rows[r + distance], high)
+            rows = swapped
+            distance //= 2
+        for j, row in enumerate(rows):
+            at = builder.gep(target, [ir.Constant(ir.IntType(64), j * lanes)])
+            builder.store(row, builder.bitcast(at, llvm_type(kind).as_pointer()), align=kind.element.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.none(source, types.int64, types.int64, types.int64, target), build
