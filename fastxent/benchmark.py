@@ -26,7 +26,8 @@ import fastxent
 from fastxent.contenders import CASES, TOLERANCES, WORKS, Call, Case
 from fastxent.kernels import batch
 from fastxent.kernels.jit import compiled
-from fastxent.kernels.simd import add_reduce, load, pointer, prefetch
+from fastxent.kernels.memory import load, pointer, prefetch
+from fastxent.kernels.simd import add_reduce
 
 ROUNDS = 7
 FEWEST_ROUNDS = 2
