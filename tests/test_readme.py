@@ -1,0 +1,92 @@
+"""The README says what is so: its examples run, its tables name everything there is, its files exist."""
+
+import doctest
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastxent
+from fastxent.contenders import CASES
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def section(title):
+    return re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)[1]
+
+
+def first_cells(text):
+    """The code in the first column of a section's tables."""
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| ")]
+    return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+
+
+def test_python_examples():
+    names = {}
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    runner = doctest.DocTestRunner(optionflags=flags)
+    assert blocks("python")
+    for i, block in enumerate(blocks("python")):
+        example = doctest.DocTestParser().get_doctest(block, names, f"README.md, example {i + 1}", "README.md", 0)
+        assert example.examples
+        runner.run(example, clear_globs=False)
+        names = example.globs
+    assert runner.failures == 0
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_command_line_example(tmp_path):
+    """What follows the last line of bash that scores a file is what it prints, times apart."""
+    (script,) = [block for block in blocks("bash") if "fastxent score" in block]
+    shown = README[README.index(script) :].split("```text\n")[1].split("```")[0]
+    program = f'fastxent() {{ "{sys.executable}" -W ignore -m fastxent.cli "$@"; }}\n{script}'
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-e", "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert stable(done.stdout) == stable(shown)
+
+
+def stable(text):
+    return [line.rstrip() for line in text.splitlines() if line.strip() and "from opening to result" not in line]
+
+
+def test_api_table_names_every_public_name():
+    named = {re.match(r"[\w.]+", code)[0].removeprefix("fastxent.") for code in first_cells(section("API"))}
+    assert named == set(fastxent.__all__) - {"__version__"}
+
+
+def test_options_table_names_every_option():
+    import typer
+
+    from fastxent.cli import app
+
+    command = typer.main.get_command(app).commands["score"]
+    options = {o for p in command.params for o in p.opts if o.startswith("--") and o != "--help"}
+    assert {code.split()[0] for code in first_cells(section("Command line"))} == options
+
+
+def test_comparison_has_the_benchmarks_rows():
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:4]]
+        for line in section("Speed").splitlines()
+        if re.search(r"\d x \d", line)
+    ]
+    assert rows == [[case.work, case.dtype, f"{case.n_rows:,} x {case.n_classes}"] for case in CASES]
+
+
+def test_files_that_are_named_exist():
+    named = set(re.findall(r"(?:ci|tests|bench|fastxent)/[\w/]*\w\.(?:sh|py)", README))
+    assert len(named) > 10
+    assert not [name for name in named if not (ROOT / name).is_file()]
