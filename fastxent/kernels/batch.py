@@ -315,21 +315,20 @@ def logsumexp(z, temperature, out):
 
 def softmax(z, temperature, out):
     """e^(z/T) over its sum; ``out`` has the shape of z and may be z."""
-    return _normalised(z, temperature, out, False)
+    return _same_shape(distributions.softmax, z, temperature, out)
 
 
 def log_softmax(z, temperature, out):
     """The logarithm of softmax."""
-    return _normalised(z, temperature, out, True)
+    return _same_shape(distributions.log_softmax, z, temperature, out)
 
 
-def _normalised(z, temperature, out, logarithm):
+def _same_shape(chunk, z, temperature, out):
     wide = _wide_enough(z, temperature)
     result = out if wide is z else np.empty(z.shape)
     call = Call(wide, result, n_classes=z.shape[2])
     call.temperature(temperature)
-    call.integers[FLAG] = logarithm
-    status = call.run(distributions.normalised)
+    status = call.run(chunk)
     if result is not out:
         out[...] = result
     return status

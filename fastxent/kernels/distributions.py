@@ -9,7 +9,6 @@ import numpy as np
 
 from fastxent.kernels import elementary
 from fastxent.kernels.blocks import (
-    FLAG,
     KIND,
     NOT_PROBABILITY,
     POSITIVE_LOG_PROB,
@@ -27,13 +26,26 @@ from fastxent.kernels.blocks import (
 )  # fmt: skip
 from fastxent.kernels.chunks import DISTRIBUTION_TOL
 from fastxent.kernels.divergence import divergence, divergence_of_logits
-from fastxent.kernels.figures import LABELS, left_out, nll_of, row_figures, tile_figures, top_figures
+from fastxent.kernels.elementary import LN_2, exp_shifted, exp_shifted_over, exp_times
+from fastxent.kernels.figures import LABELS, left_out, nll_of, row_figures, row_sum, tile_figures, top_figures
 from fastxent.kernels.jit import compiled, inline
-from fastxent.kernels.memory import load, load_some_double, offset, pointer, scratch, store_some, store_some_double
+from fastxent.kernels.memory import (
+    load,
+    load_some,
+    load_some_double,
+    offset,
+    pointer,
+    scratch,
+    store,
+    store_some,
+    store_some_double,
+)  # fmt: skip
 from fastxent.kernels.probabilities import LOGITS, PROBS, are_log_probs, information, probability_sums
-from fastxent.kernels.rows import largest, log_sum, moments
-from fastxent.kernels.simd import first_lanes, fma, select, splat
+from fastxent.kernels.rows import floor_exponent, lanes, largest, log_sum, moments, two_words
+from fastxent.kernels.simd import any_lane, fill, first_lanes, fma, maximum, select, splat
 from fastxent.kernels.tiles import ROWS, TILE_SIZE
+
+NEAR_ELEMENTS = 1 << 14  # rows that are read twice are taken so many elements at a time: they stay in the cache
 
 
 @compiled
@@ -84,39 +96,88 @@ def log_sums_of(figures, out, i, m, scale, scale_low):
 
 
 @compiled
-def normalised(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
-    """softmax, or its logarithm, of each row, written in the logits' type: rounded once, from float64."""
-    view, o_view, n, logarithm = first_view(integers), second_view(integers), integers[N], integers[FLAG] != 0
+def softmax(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
+    """e^(z/T) over its sum, written in the logits' type; the output may be the logits."""
+    view, o_view, n = first_view(integers), second_view(integers), integers[N]
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
-    figures = scratch(np.float64, 6, ROWS)
-    values = scratch(np.float64, 0, ROWS)
-    buffer, result = copy_buffer(view, like, n, 0), np.empty(n, like.dtype)
+    buffer, apart = copy_buffer(view, like, n, 0), np.empty(n if o_view[3] != 1 else 0, like.dtype)
     i = start
     while i < stop:
         m = min(block_rows(view, i, stop, n, 0), block_rows(o_view, i, stop, n, n))
+        p, step = row_block(view, like, i, m, n, buffer)
+        o = strided(o_view, like, i)
+        for r in range(m):
+            row = offset(p, r * step)
+            a, k, s, plain = row_sum(row, n, -1, scale, scale_low)
+            target = offset(o, r * o_view[2]) if o_view[3] == 1 else pointer(apart, 0)
+            softmax_row(row, n, a, k, s, plain, scale, scale_low, target)
+            for j in range(apart.size):
+                o[r * o_view[2] + j * o_view[3]] = apart[j]
+        i += m
+
+
+@compiled
+def log_softmax(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
+    """Its logarithm, rounded once, from float64."""
+    view, o_view, n = first_view(integers), second_view(integers), integers[N]
+    scale, scale_low = reals[SCALE], reals[SCALE_LOW]
+    figures = scratch(np.float64, 6, ROWS)
+    values = scratch(np.float64, 0, ROWS)
+    buffer, apart = copy_buffer(view, like, n, 0), np.empty(n if o_view[3] != 1 else 0, like.dtype)
+    i = start
+    while i < stop:
+        m = min(block_rows(view, i, stop, n, 0), block_rows(o_view, i, stop, n, n))
+        m = min(m, max(8, NEAR_ELEMENTS // n))  # what is read again should still be near
         p, step = row_block(view, like, i, m, n, buffer)
         for r in range(m):
             top_figures(offset(p, r * step), n, r, scale, scale_low, figures)
         nll_of(figures, values, m, scale, scale_low)
         o = strided(o_view, like, i)
         for r in range(m):
-            normalise_row(
-                offset(p, r * step), n, figures[3, r], values[r], scale, scale_low, logarithm, pointer(result, 0)
-            )
-            for j in range(n):
-                o[r * o_view[2] + j * o_view[3]] = result[j]
+            target = offset(o, r * o_view[2]) if o_view[3] == 1 else pointer(apart, 0)
+            log_softmax_row(offset(p, r * step), n, figures[3, r], values[r], scale, scale_low, target)
+            for j in range(apart.size):
+                o[r * o_view[2] + j * o_view[3]] = apart[j]
         i += m
 
 
 @inline
-def normalise_row(p, n, top, top_nll, scale, scale_low, logarithm, result):
+def softmax_row(p, n, a, k, s, plain, scale, scale_low, target):
+    """q_j = e^(z_j/T) / (e^(s/T)·2^k·a), from exp_sum's figures over all classes (plain: exp_sum's own).
+
+    Vectors that hold a term below the floor of the type's exponents are done in float64: q may be smaller than that.
+    """
+    width = lanes(p)
+    inverse = 1.0 / a if a > 0.0 else math.nan
+    magic = fill(p, elementary.rounding(p) - k * (elementary.steps(p) if plain else 1.0))
+    floor = fill(p, (k + floor_exponent(p)) * LN_2 / scale)
+    factor, factor_low = two_words(p, scale, scale_low)
+    for i in range(0, n, width):
+        here = first_lanes(n - i, floor)
+        v = load(p, i) if i + width <= n else load_some(p, i, here, 0.0)
+        x = v if plain else v - s
+        if any_lane((x < floor) & here):
+            for j in range(i, min(i + width, n), 8):
+                some = first_lanes(n - j, splat(0.0))
+                difference = maximum(load_some_double(p, j, some, 0.0) - s, (k - 1100.0) * LN_2 / scale)
+                value = exp_times(inverse, difference, 0.0, scale, scale_low, -k)
+                store_some_double(target, j, some, value)
+            continue
+        q = (exp_shifted(x, magic) if plain else exp_shifted_over(x, factor, factor_low, magic)) * inverse
+        if i + width <= n:
+            store(target, i, q)
+        else:
+            store_some(target, i, here, q)
+
+
+@inline
+def log_softmax_row(p, n, top, top_nll, scale, scale_low, target):
     """ln q_k = (z_k - top)/T - (-ln q_top): two terms of one sign."""
     for j in range(0, n, 8):
         here = first_lanes(n - j, splat(0.0))
         x = load_some_double(p, j, here, 0.0) - top
         scaled = x * scale
-        value = select(x > -math.inf, fma(x, scale_low, scaled), scaled) - top_nll
-        store_some_double(result, j, here, value if logarithm else elementary.exp(value))
+        store_some_double(target, j, here, select(x > -math.inf, fma(x, scale_low, scaled), scaled) - top_nll)
 
 
 @compiled

@@ -33,15 +33,22 @@ def row_figures(view, like, n, i, m, label, scale, scale_low, figures, buffer):
     p, step = row_block(view, like, i, m, n, buffer)
     for r in range(m):
         row = offset(p, r * step)
-        a, k, s, done = 0.0, 0.0, 0.0, False
-        if scale == 1.0:
-            a, k, done = exp_sum(row, n, label[r])
-        if not done:
-            a, k, s = exp_sum_over(row, n, label[r], scale, scale_low)
+        a, k, s, _ = row_sum(row, n, label[r], scale, scale_low)
         figures[0, r] = a
         figures[1, r] = k
         figures[2, r] = s
         figures[3, r] = row[max(label[r], 0)]
+
+
+@inline
+def row_sum(p, n, y, scale, scale_low):
+    """A, k and s of one row, and whether exp_sum served."""
+    a, k, s, plain = 0.0, 0.0, 0.0, False
+    if scale == 1.0:
+        a, k, plain = exp_sum(p, n, y)
+    if not plain:
+        a, k, s = exp_sum_over(p, n, y, scale, scale_low)
+    return a, k, s, plain
 
 
 @inline
