@@ -310,23 +310,31 @@ def accumulate_chunk(rows, labels, weights, ids, first_id, tops, edges, start, s
     return i
 
 
+@inline
+def add_counts(into, more):
+    """Add counts of one shape. A loop: the message of a failed array assignment would bring in libm's log10."""
+    a, b = into.reshape(-1), more.reshape(-1)
+    for j in range(a.size):
+        a[j] += b[j]
+
+
 @compiled
 def merge_tally(into, other):
     """Add another tally of the same layout to this one, which has room for all its pairs and spilled groups."""
     counts, more = into.counts, other.counts
     for j in range(PAIRS_USED):
         counts[j] += more[j]
-    into.class_rows[:] += other.class_rows
-    into.bin_rows[:] += other.bin_rows
-    into.rank_rows[:] += other.rank_rows
-    into.nll_rows[:] += other.nll_rows
-    into.score_rows[:] += other.score_rows
+    add_counts(into.class_rows, other.class_rows)
+    add_counts(into.bin_rows, other.bin_rows)
+    add_counts(into.rank_rows, other.rank_rows)
+    add_counts(into.nll_rows, other.nll_rows)
+    add_counts(into.score_rows, other.score_rows)
     for j in range(N_SUMS):
         exact_sum_merge(into.sums[j], other.sums[j])
     merge_groups(counts, into.slots, into.spill_index, into.spill, other.slots, other.spill_index, other.spill)
     pair_keys, pair_rows = into.pair_keys, into.pair_rows
     if other.pair_keys.size == 0:
-        pair_rows[:] += other.pair_rows
+        add_counts(pair_rows, other.pair_rows)
     else:
         for k in range(other.pair_keys.size):
             if other.pair_keys[k] != 0:
