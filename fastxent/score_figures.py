@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from fastxent.kernels import groups as grouped
 from fastxent.kernels import scorecard as card
 from fastxent.kernels.batch import exp_scalar
 from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_fraction, exact_sum_value
+from fastxent.kernels.pairs import sorted_pairs
 from fastxent.score_result import ClassTable, Confusion, Histogram, Reliability, Score, WorstRow
 from fastxent.score_state import State
 
@@ -36,14 +38,14 @@ class _Groups:
     def values(self, k: int) -> np.ndarray:
         """The k-th kind of sums, correctly rounded."""
         out = np.empty(self._size[k])
-        card.group_values(*self._arrays, self._first[k], out)
+        grouped.group_values(*self._arrays, self._first[k], out)
         return out
 
     def fractions(self, k: int) -> list[Fraction]:
         """The k-th kind of sums, exactly."""
         out, one = [], np.empty(STATE_SIZE, np.int64)
         for group in range(self._first[k], self._first[k] + self._size[k]):
-            card.group_state(*self._arrays, group, one)
+            grouped.group_state(*self._arrays, group, one)
             out.append(exact_sum_fraction(one))
         return out
 
@@ -149,15 +151,13 @@ def _label_figures(state: State, nll: float, weight: float) -> dict[str, Any]:
 def _confusion(state: State) -> Confusion:
     """The pairs that occur, sorted by label, then predicted."""
     tally, n_classes = state.tally, state.n_classes
-    keys = np.flatnonzero(tally.pair_rows)
-    rows = tally.pair_rows[keys]
-    if tally.pair_keys.size:  # the wrong ones in a table, the right ones by class
-        right = np.flatnonzero(tally.class_rows[:, 1])
-        keys = np.concatenate([tally.pair_keys[keys] - 1, right * (n_classes + 1)])
-        rows = np.concatenate([rows, tally.class_rows[right, 1]])
-        order = np.argsort(keys)
-        keys, rows = keys[order], rows[order]
-    return Confusion(*map(_fixed, (*np.divmod(keys, n_classes), rows)))
+    if tally.pair_keys.size:
+        keys, rows = sorted_pairs(tally.pair_keys, tally.pair_rows, tally.class_rows)
+    else:
+        keys = np.flatnonzero(tally.pair_rows)
+        rows = tally.pair_rows[keys]
+    labels = keys // n_classes
+    return Confusion(*map(_fixed, (labels, keys - labels * n_classes, rows)))
 
 
 def _standard_error(state: State, n: int) -> float:

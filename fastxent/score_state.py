@@ -18,6 +18,8 @@ import numpy as np
 
 from fastxent.kernels import scorecard as card
 from fastxent.kernels.exactsum import COMPACT_SIZE, STATE_SIZE, exact_sum_add_block, exact_sum_merge
+from fastxent.kernels.groups import weigh_counts
+from fastxent.kernels.pairs import rehash
 
 # Raised whenever the same rows could give other bits than before: the kernels' arithmetic, or the card's boundaries.
 ARITHMETIC = 1
@@ -93,6 +95,10 @@ class State:
         """An empty state for the same kind of rows."""
         return State(self.options, self.n_classes, self.hard, weighted)
 
+    def is_empty(self) -> bool:
+        """Whether it covers no row, of any kind."""
+        return not self.tally.counts.any()
+
     def add(
         self, rows: Any, labels: np.ndarray, weights: np.ndarray, ids: np.ndarray, first_id: int, start: int, stop: int
     ) -> None:
@@ -102,12 +108,10 @@ class State:
         elif self.weighted:
             weights = np.ones(stop)
         while True:
-            start = card.accumulate_chunk(
-                rows, labels, weights, ids, first_id, self.tops, self.edges, start, stop, self.tally
-            )
+            start = card.accumulate_chunk(rows, labels, weights, ids, first_id, self.tops, start, stop, self.tally)
             if start >= stop:
                 return
-            self._grow(1, 8 + self.tops.size)
+            self._grow(*card.room(self.weighted, self.tops.size, self.tally.spill_index.size))
 
     def merge(self, other: "State") -> None:
         """Add another state's rows; `other` stays as it is, in its figures."""
@@ -140,7 +144,7 @@ class State:
         if c:
             in_bin = [old.bin_rows.sum(1), old.bin_rows[:, 1]]
             rows = [*self.class_counts(), *in_bin, self.top_counts(), old.score_rows.ravel()]
-            card.weigh_counts(more, slots.shape[0], np.concatenate(rows))
+            weigh_counts(more, slots.shape[0], np.concatenate(rows))
         self.tally = old._replace(slots=more, spill_index=index)
 
     def class_counts(self) -> np.ndarray:
@@ -165,7 +169,7 @@ class State:
                 while size < need:
                     size *= 2
                 keys, rows = np.zeros(2 * size, np.int64), np.zeros(2 * size, np.int64)
-                card.rehash(keys, rows, tally.pair_keys, tally.pair_rows)
+                rehash(keys, rows, tally.pair_keys, tally.pair_rows)
                 tally = tally._replace(pair_keys=keys, pair_rows=rows)
         size, need = tally.spill.shape[0], int(tally.counts[card.SPILL_USED]) + spilled
         if need > size:
@@ -178,7 +182,8 @@ class State:
 
     def to_bytes(self, more: dict[str, Any]) -> bytes:
         """The state and whatever JSON-able facts go with it, in a self-describing form."""
-        arrays = {name: a.astype(a.dtype.newbyteorder("<")) for name, a in self.tally._asdict().items()}
+        tally = self.tally._replace(spill=self.tally.spill[: self.tally.counts[card.SPILL_USED]])
+        arrays = {name: a.astype(a.dtype.newbyteorder("<")) for name, a in tally._asdict().items()}
         header = {
             **more,
             "arithmetic": ARITHMETIC,

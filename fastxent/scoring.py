@@ -272,6 +272,8 @@ class Scorer:
                 State.add(*work[0])
                 for other in others:
                     other.result()
+        if parts and state.is_empty():
+            state = parts[0]
         for part in parts:
             if part is not state:
                 state.merge(part)

@@ -61,7 +61,7 @@ def _compile_the_rest():
     """Call the kernels that only large or old score cards need."""
     import numpy as np
 
-    from fastxent.kernels import batch, exactsum, scorecard
+    from fastxent.kernels import batch, exactsum, groups, pairs
 
     slots, ones, keys, rows = (
         np.zeros((4, exactsum.COMPACT_SIZE), np.int64),
@@ -70,8 +70,9 @@ def _compile_the_rest():
     )
     exactsum.exact_sum_new()
     exactsum.compact_sum_normalise(slots[0])
-    scorecard.weigh_counts(slots, 0, ones)
-    scorecard.rehash(keys, rows, keys.copy(), rows.copy())
+    groups.weigh_counts(slots, 0, ones)
+    pairs.rehash(keys, rows, keys.copy(), rows.copy())
+    pairs.sorted_pairs(keys, rows, np.zeros((2, 3), np.int64))
     batch.log_scalar(1.0)
 
 

@@ -13,6 +13,7 @@ import pytest
 from scipy.special import log_softmax
 
 import fastxent
+from fastxent.kernels import batch
 from fastxent.scoring import Score, Scorer, score
 
 KINDS = ("logits", "log_probs", "probs")
@@ -431,6 +432,122 @@ def test_options_of_the_kinds_are_used():
     assert score([[1.0, 0.0]], [1], kind="probs", eps=1e-3).nll == pytest.approx(-math.log(1e-3))
     with pytest.raises(ValueError, match="predictions"):
         score(p * 1.1, y, kind="probs")
+
+
+# ---- the kernels' paths: tiles of rows, single rows, sums by group ---------------------------------------------------
+
+
+def rows_of(z, y, temperature=1.0):
+    """The per-row figures of the score card's kernels."""
+    n = len(y)
+    rows = batch.ScoreRows(*(np.empty(n) for _ in range(4)), *(np.empty(n, np.int64) for _ in range(2)))
+    batch.score_rows(batch.LOGITS, z[None], y, True, -1, 0.0, False, 1e-3, temperature, rows)
+    return rows
+
+
+FEW_AND_MANY = [1, 2, 3, 4, 5, 15, 16, 17, 31, 63, 64, 65, 66, 127, 128, 129, 300]  # tiles up to 64
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("c", FEW_AND_MANY)
+def test_rows_of_few_and_of_many_classes_have_the_figures_of_the_formula(c, dtype):
+    rng = np.random.default_rng(c)
+    for scale, shift, temperature in [
+        (0.01, 0, 1.0),
+        (2, 0, 1.0),
+        (2, 5, 0.7),
+        (30, -400, 1.0),
+        (30, 2e4, 1.0),
+        (9, 0, 50.0),
+    ]:
+        z = (rng.normal(size=(300, c)) * scale + shift).round(2).astype(dtype)
+        y = rng.integers(0, c, 300)
+        if c > 2:
+            z[::5, 1] = -np.inf
+            y[y == 1] = 0
+        got = rows_of(z, y, temperature)
+        want = exact_figures(z, y, temperature)
+        for name, values in zip(("nll", "entropy", "confidence", "brier"), want):
+            np.testing.assert_allclose(
+                getattr(got, name), values, rtol=2.0 ** (-21 if dtype == np.float32 else -47), atol=1e-290
+            )
+        mine, classes = z[np.arange(300), y][:, None], np.arange(c)
+        assert got.predicted.tolist() == z.argmax(1).tolist()
+        assert got.rank.tolist() == ((z > mine) | ((z == mine) & (classes < y[:, None]))).sum(1).tolist()
+
+
+def exact_figures(z, y, temperature):
+    """NLL, entropy, confidence and Brier score in long double, from non-negative terms around the largest class."""
+    x, rows = z.astype(np.longdouble) / np.longdouble(temperature), np.arange(len(z))
+    first = x.argmax(1)
+    below = x[rows, first][:, None] - x
+    terms = np.exp(-below)
+    terms[rows, first] = 0
+    rest = terms.sum(1)
+    q = terms / (1 + rest)[:, None]
+    squares = (q**2).sum(1)
+    q[rows, first] = 1 / (1 + rest)
+    share, top, own = rest / (1 + rest), q[rows, first], q[rows, y]
+    entropy = np.log1p(rest) + (terms * np.where(terms > 0, below, 0)).sum(1) / (1 + rest)
+    brier = np.where(first == y, share**2, (top**2 - own) + (1 - own)) + squares
+    return np.log1p(rest) + below[rows, y], entropy, top, brier
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("c", FEW_AND_MANY)
+def test_a_rows_bits_do_not_depend_on_its_neighbours(c, dtype):
+    rng = np.random.default_rng(c)
+    z = (rng.normal(size=(70, c)) * 10.0 ** rng.integers(-3, 5, (70, 1))).astype(dtype)
+    z[rng.random(z.shape) < 0.02] = rng.choice([np.nan, np.inf, -np.inf])
+    y = rng.integers(-1, c, 70)
+    together = np.stack(rows_of(z, y)).view(np.int64)
+    fortran = np.stack(rows_of(np.asfortranarray(z), y)).view(np.int64)
+    alone = np.concatenate([np.stack(rows_of(z[i : i + 1], y[i : i + 1])) for i in range(70)], 1).view(np.int64)
+    assert np.array_equal(together, alone)
+    assert np.array_equal(together, fortran)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("c", FEW_AND_MANY)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_nan_or_infinity_anywhere_makes_its_row_invalid_and_no_other(c, dtype, value):
+    z = np.random.default_rng(c).normal(size=(2 * c, c)).astype(dtype)
+    z[::2][np.arange(c), np.arange(c)] = value
+    z[:c:4] += 1e4  # rows far from 0
+    for y in (np.zeros(2 * c, int), np.arange(2 * c) // 2, np.full(2 * c, c - 1)):
+        got = rows_of(z, y)
+        assert (got.rank[::2] == -2).all()
+        assert np.isnan(got.nll[::2]).all()
+        assert (got.rank[1::2] >= 0).all()
+        assert np.isfinite(np.stack(got[:4])[:, 1::2]).all()
+    masked = np.full((2, c), -np.inf, dtype)
+    masked[1, c - 1] = -1400.0
+    got = rows_of(masked, np.array([0, c - 1]))
+    assert got.rank.tolist() == [-2, 0]
+    assert [figure[1] for figure in got[:4]] == [0.0, 0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("low", [-30, -12, -3])
+@pytest.mark.parametrize("high", [1, 6, 9])
+@pytest.mark.parametrize("c", [3, 300, 600])
+def test_sums_by_class_are_exact_whatever_the_magnitudes(c, low, high):
+    """In blocks where parts fit, where some rows do not, and where none does."""
+    rng = np.random.default_rng(c)
+    nll = 10.0 ** rng.uniform(low, high, 5000)
+    y = rng.integers(0, c, 5000)
+    z = np.full((5000, c), -1e12)
+    z[np.arange(5000), y] = -nll
+    z[nll > 100, (c - 1)] = -0.5
+    nll = -z[np.arange(5000), y]
+    got = score(z, y, kind="log_probs")
+    assert got.log_likelihood == -math.fsum(nll)
+    counts = np.bincount(y, minlength=c)
+    sums = [math.fsum(nll[y == k]) for k in range(c)]
+    with np.errstate(invalid="ignore"):
+        assert got.classes.nll.tobytes() == (np.array(sums) / counts).tobytes()
+    confidence = np.exp(z.max(1))
+    close(got.confidence, confidence.mean())
+    assert got.reliability.n.sum() == 5000
 
 
 # ---- the result and the file -----------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ def survey(p, n, y):
     if count_lanes(highest_lanes) == 1:
         following = max_reduce(maximum(second, select(highest_lanes, -math.inf, top)))
     first = 0
-    if rank == 0 and y >= 0:
+    if y >= 0 and rank == 0 and z == highest:
         first = y
     else:
         while first + width <= n and count_lanes(load(p, first) == highest) == 0:

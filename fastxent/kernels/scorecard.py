@@ -6,24 +6,35 @@ bits. A tally without weights counts rows; one with weights also sums them, exac
 row gives the same figures as no weights.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastxent.kernels.elementary import log1p
+from fastxent.kernels.elementary import log1p, whole, whole_float
 from fastxent.kernels.exactsum import (
     STATE_SIZE,
-    compact_sum_add,
-    compact_sum_into,
-    compact_sum_merge,
     exact_sum_add,
     exact_sum_add_block,
     exact_sum_merge,
     exact_sum_value,
 )
+from fastxent.kernels.groups import (
+    BLOCK,
+    FEW_GROUPS,
+    STRIDE,
+    add_parts,
+    add_to_group,
+    bases_of,
+    flush,
+    largest_magnitude,
+    merge_groups,
+    split,
+)
 from fastxent.kernels.jit import compiled, inline
-from fastxent.kernels.memory import borrowed
-from fastxent.kernels.simd import bits, fma
+from fastxent.kernels.memory import borrowed, load, pointer, scratch, store
+from fastxent.kernels.pairs import count_pair, count_pairs
+from fastxent.kernels.simd import any_lane, bits, fma, from_bits, maximum, minimum, select, splat
 
 # Tally.counts: rows of each kind, and how much of the growing arrays is in use.
 KEPT, IGNORED, INVALID, PAIRS_USED, SPILL_USED, WORST_USED, N_COUNTS = range(7)
@@ -34,7 +45,9 @@ R, RR_HIGH, RR_LOW, ENTROPY, CONFIDENCE, BRIER, N_PLAIN = range(7)
 S, SS_HIGH, SS_LOW, SR_HIGH, SR_LOW, HITS = range(6, 12)
 N_SUMS = 12
 
-BLOCK = 512  # rows whose columns stay in the first-level cache between the row loop and the exact sums
+# A block's rows: the columns above, then the NLL and confidence without weights; and whole numbers.
+NLL, SHARE, N_COLUMNS = range(N_SUMS, N_SUMS + 3)
+LABEL, PREDICTED, RANK, ROW, BIN, NLL_BIN, SCORE_BIN, LATE, N_MARKS = range(9)
 
 # Tally.nll_rows: NLL below 2^FIRST_OCTAVE (0 included); then QUARTERS bins an octave, from 2^k {1, 1.25, 1.5, 1.75} on;
 # then finite NLL of 2^LAST_OCTAVE and above; then infinity. The index is in the number's bits.
@@ -50,9 +63,9 @@ SCORE_HALF = SCORE_OCTAVES << SCORE_BITS
 N_SCORES = 2 * SCORE_HALF + 1
 SCORE_SHIFT = 52 - SCORE_BITS
 SCORE_BASE = (1022 << SCORE_BITS) - SCORE_HALF
+HALF_STEP = 1 << (SCORE_SHIFT - 1)
 
 DENSE_PAIRS = 1 << 16  # up to so many (label, predicted) pairs have a counter each; above it they are hashed
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: Knuth's multiplicative hashing
 
 
 class Tally(NamedTuple):
@@ -93,65 +106,33 @@ def _square_low(x, y, high):
 
 
 @inline
-def _add_to_group(counts, slots, spill_index, spill, group, x):
-    """Add x to a group's exact sum. The caller has made room for one more spilled group."""
-    if not compact_sum_add(slots[group], x):
-        index = spill_index[group]
-        if index == 0:
-            counts[SPILL_USED] += 1
-            index = counts[SPILL_USED]
-            spill_index[group] = index
-        exact_sum_add(spill[index - 1], x)
+def room(weighted, n_top, n_groups):
+    """How many pairs and spilled groups a block may add: the room that `accumulate_chunk` wants."""
+    return BLOCK, min(BLOCK * (8 + n_top if weighted else 2), n_groups)
 
 
 @inline
-def confidence_bin(confidence, edges):
-    """The bin k with edges[k] < confidence <= edges[k + 1]; 0 is in the first, what exceeds 1 in the last."""
-    n_bins = edges.size - 1
-    k = min(max(int(confidence * n_bins), 0), n_bins - 1)
-    while k > 0 and confidence <= edges[k]:
-        k -= 1
-    while k < n_bins - 1 and confidence > edges[k + 1]:
-        k += 1
-    return k
+def confidence_bin(confidence, n_bins):
+    """The bin k with k/n_bins < confidence <= (k + 1)/n_bins; 0 is in the first, what exceeds 1 in the last."""
+    k = whole(confidence * n_bins)
+    k = k - select(confidence <= whole_float(k) / n_bins, k * 0 + 1, 0)
+    return minimum(maximum(k, 0), n_bins - 1)
 
 
 @inline
 def nll_bin(nll):
     """The bin of `nll_rows` for an NLL."""
-    if nll == np.inf:
-        return N_NLL - 1
-    return min(max((bits(nll) >> 50) - NLL_BASE, 0), N_NLL - 2)
+    k = minimum(maximum((bits(nll) >> 50) - NLL_BASE, 0), N_NLL - 2)
+    return select(nll == math.inf, N_NLL - 1, k)
 
 
 @inline
 def score_bin(confidence, predicted):
     """The bin of `score_rows`, rising with the probability of class 1."""
-    half_step = np.int64(1) << (SCORE_SHIFT - 1)
     p = 1.0 - confidence
-    k = ((bits(p) + half_step) >> SCORE_SHIFT) - SCORE_BASE
-    k = min(max(k, 0), SCORE_HALF)
-    return k if predicted == 0 else 2 * SCORE_HALF - k
-
-
-@inline
-def _pair_slot(keys, key):
-    """Where a pair is or belongs in the open-addressing table: a power of two slots, some of them free."""
-    mask = keys.size - 1
-    k = np.int64((np.uint64(key) * GOLDEN) >> np.uint64(32)) & mask
-    while keys[k] != 0 and keys[k] != key:
-        k = (k + 1) & mask
-    return k
-
-
-@inline
-def _count_pair(counts, pair_keys, pair_rows, key, rows):
-    """Count rows of one wrong pair in the table; key = label * C + predicted."""
-    k = _pair_slot(pair_keys, key + 1)
-    if pair_keys[k] == 0:
-        pair_keys[k] = key + 1
-        counts[PAIRS_USED] += 1
-    pair_rows[k] += rows
+    k = ((bits(p) + HALF_STEP) >> SCORE_SHIFT) - SCORE_BASE
+    k = minimum(maximum(k, 0), SCORE_HALF)
+    return select(predicted == 0, k, 2 * SCORE_HALF - k)
 
 
 @inline
@@ -186,8 +167,85 @@ def _note_worst(counts, worst_nll, worst_id, worst_label, nll, row_id, label):
 
 
 @inline
-def _add_columns(sums, block, n, weighted):
-    """Add a block's columns to the exact sums."""
+def _collect(ranks, start, stop, counts, marks):
+    """Note the rows that count among start .. stop - 1, and count the others. Returns how many there are."""
+    left_out = splat(np.int64(0))
+    for i in range(start, stop - 7, 8):
+        left_out = left_out | load(pointer(ranks, i), 0)
+    last = np.int64(0)
+    for i in range(stop - (stop - start) % 8, stop):
+        last |= ranks[i]
+    if last >= 0 and not any_lane(left_out < 0):
+        for i in range(start, stop):
+            marks[ROW, i - start] = i
+        return stop - start
+    n = 0
+    for i in range(start, stop):
+        if ranks[i] >= 0:
+            marks[ROW, n] = i
+            n += 1
+        else:
+            counts[IGNORED if ranks[i] == -1 else INVALID] += 1
+    return n
+
+
+@inline
+def _take(columns, column, values, marks, n):
+    """Copy a block's rows of per-row values to a column."""
+    start = marks[ROW, 0]
+    p, q = pointer(columns, column * STRIDE), pointer(values, start)
+    if marks[ROW, n - 1] - start == n - 1:
+        for k in range(0, n - 7, 8):
+            store(p, k, load(q, k))
+        for k in range(n - n % 8, n):
+            p[k] = q[k]
+    else:
+        for k in range(n):
+            p[k] = values[marks[ROW, k]]
+
+
+@inline
+def _weigh(block, weights, marks, n):
+    """Multiply a block's columns by its rows' weights; what is wanted without weights was copied."""
+    _take(block, S, weights, marks, n)
+    for k in range(n):
+        s = block[S, k]
+        block[HITS, k] = s if marks[RANK, k] == 0 else 0.0
+        block[NLL, k], block[R, k] = block[R, k], s * block[R, k]
+        block[SHARE, k], block[CONFIDENCE, k] = block[CONFIDENCE, k], s * block[CONFIDENCE, k]
+        block[ENTROPY, k] *= s
+        block[BRIER, k] *= s
+
+
+@inline
+def _mark_bins(block, nll, share, marks, n, n_bins, two):
+    """The bins of a block's rows, eight at a time (and past the last one)."""
+    p, q = pointer(block, 0), pointer(marks, 0)
+    for i in range(0, n, 8):
+        confidence = load(p, share * STRIDE + i)
+        store(q, NLL_BIN * STRIDE + i, nll_bin(load(p, nll * STRIDE + i)))
+        store(q, BIN * STRIDE + i, confidence_bin(confidence, n_bins))
+        if two:
+            store(q, SCORE_BIN * STRIDE + i, score_bin(confidence, load(q, PREDICTED * STRIDE + i)))
+
+
+@inline
+def _note_worst_rows(counts, worst_nll, worst_id, worst_label, block, nll, marks, n, ids, first_id):
+    """Keep what is among the worst rows so far: in most blocks, nothing."""
+    size = worst_nll.size
+    if size == 0:
+        return
+    least = worst_nll[size - 1] if counts[WORST_USED] == size else -1.0
+    if from_bits(largest_magnitude(block, nll, n)) >= least:
+        for k in range(n):
+            row = marks[ROW, k]
+            row_id = ids[row] if ids.size > 0 else first_id + row
+            _note_worst(counts, worst_nll, worst_id, worst_label, block[nll, k], row_id, marks[LABEL, k])
+
+
+@inline
+def _add_columns(sums, block, n, weighted, grouped):
+    """Add a block's columns to the exact sums, without those that `flush` has added."""
     for i in range(n):
         r = block[R, i]
         block[RR_HIGH, i] = r * r
@@ -201,24 +259,25 @@ def _add_columns(sums, block, n, weighted):
             block[SR_HIGH, i] = s * r
             block[SR_LOW, i] = _square_low(s, r, s * r)
     for j in range(N_SUMS if weighted else N_PLAIN):
-        exact_sum_add_block(sums[j], block[j], n)
+        if not (grouped and (j == R or j == CONFIDENCE)):
+            exact_sum_add_block(sums[j], block[j], n)
 
 
 @compiled
-def accumulate_chunk(rows, labels, weights, ids, first_id, tops, edges, start, stop, tally):
+def accumulate_chunk(rows, labels, weights, ids, first_id, tops, start, stop, tally):
     """Add the rows start .. stop - 1 of per-row arrays to a tally; returns how far it came.
 
-    It stops early, at a row's beginning, when the tally's growing arrays are full: let them grow and call again.
+    It stops early, at a row's beginning, when the tally's growing arrays are full: let them grow and call again (see
+    `room`).
 
     Parameters
     ----------
     rows : ScoreRows
         nll, entropy, confidence, brier: float64[n]; predicted, rank: int64[n]. rank -1: ignored, -2: invalid.
-    labels : int64[n], unread where the tally is one of soft targets
+    labels : int64[n], or int64[0] where the tally is one of soft targets
     weights : float64[n], or float64[0] for a weight of 1
     ids : int64[n], or int64[0] for first_id + i
     tops : int64[K], the k of top-k accuracy
-    edges : float64[B + 1], the edges of the confidence bins
     tally : Tally, with the weighted groups where weights are given
     """
     nlls, entropies, confidences = borrowed(rows.nll), borrowed(rows.entropy), borrowed(rows.confidence)
@@ -228,11 +287,9 @@ def accumulate_chunk(rows, labels, weights, ids, first_id, tops, edges, start, s
     counts, pair_keys, pair_rows = borrowed(tally.counts), borrowed(tally.pair_keys), borrowed(tally.pair_rows)
     slots, spill_index, spill = borrowed(tally.slots), borrowed(tally.spill_index), borrowed(tally.spill)
     worst_nll, worst_id, worst_label = borrowed(tally.worst_nll), borrowed(tally.worst_id), borrowed(tally.worst_label)
-    labels, weights, ids = borrowed(labels), borrowed(weights), borrowed(ids)
-    tops, edges = borrowed(tops), borrowed(edges)
-    n_classes = class_rows.shape[0]
-    n_bins = bin_rows.shape[0]
-    dense = pair_keys.size == 0
+    labels, weights, ids, tops = borrowed(labels), borrowed(weights), borrowed(ids), borrowed(tops)
+    sums = borrowed(tally.sums)
+    n_classes, n_bins = class_rows.shape[0], bin_rows.shape[0]
     # The groups, in order: NLL by label, confidence by bin; weight by label, of hits by label, by prediction, by bin,
     # of hits by bin, by rank, by label and score.
     weight_group = n_classes + n_bins
@@ -240,82 +297,89 @@ def accumulate_chunk(rows, labels, weights, ids, first_id, tops, edges, start, s
     top_group = bin_group + 2 * n_bins
     score_group = top_group + tops.size
     weighted = weights.size > 0
-    block = np.empty((N_SUMS, BLOCK))
-    i = start
-    while i < stop:
-        limit = min(i + BLOCK, stop)
-        n = 0
-        while i < limit:
-            # One more row certainly fits: the table of pairs stays half empty, and every group of a row may spill.
-            if 2 * counts[PAIRS_USED] >= pair_keys.size > 0 or counts[SPILL_USED] + 8 + tops.size > spill.shape[0]:
-                break
-            rank = ranks[i]
-            if rank < 0:
-                counts[IGNORED if rank == -1 else INVALID] += 1
-                i += 1
-                continue
-            nll = nlls[i]
-            confidence = confidences[i]
-            label = np.int64(-1)
-            s = weights[i] if weighted else 1.0
-            r = s * nll
-            block[R, n] = r
-            block[ENTROPY, n] = s * entropies[i]
-            block[CONFIDENCE, n] = s * confidence
-            block[BRIER, n] = s * briers[i]
-            if n_classes > 0:
-                label = labels[i]
-                predicted = predictions[i]
-                hit = 1 if rank == 0 else 0
-                if dense:
-                    pair_rows[label * n_classes + predicted] += 1
-                else:
-                    class_rows[label, 0] += 1
-                    class_rows[label, 1] += hit
-                    class_rows[predicted, 2] += 1
-                    if hit == 0:
-                        _count_pair(counts, pair_keys, pair_rows, label * n_classes + predicted, 1)
-                rank_rows[min(rank, rank_rows.size - 1)] += 1
-                k = confidence_bin(confidence, edges)
-                bin_rows[k, hit] += 1
-                _add_to_group(counts, slots, spill_index, spill, label, r)
-                _add_to_group(counts, slots, spill_index, spill, n_classes + k, s * confidence)
-                if weighted:
-                    _add_to_group(counts, slots, spill_index, spill, weight_group + label, s)
-                    _add_to_group(counts, slots, spill_index, spill, weight_group + 2 * n_classes + predicted, s)
-                    _add_to_group(counts, slots, spill_index, spill, bin_group + k, s)
-                    if hit == 1:
-                        _add_to_group(counts, slots, spill_index, spill, weight_group + n_classes + label, s)
-                        _add_to_group(counts, slots, spill_index, spill, bin_group + n_bins + k, s)
-                    for j in range(tops.size):
-                        if rank < tops[j]:
-                            _add_to_group(counts, slots, spill_index, spill, top_group + j, s)
-                if n_classes == 2:
-                    k = score_bin(confidence, predicted)
-                    score_rows[label, k] += 1
-                    if weighted:
-                        _add_to_group(counts, slots, spill_index, spill, score_group + label * N_SCORES + k, s)
-            if weighted:
-                block[S, n] = s
-                block[HITS, n] = s if rank == 0 else 0.0
-            nll_rows[nll_bin(nll)] += 1
-            row_id = ids[i] if ids.size > 0 else first_id + i
-            _note_worst(counts, worst_nll, worst_id, worst_label, nll, row_id, label)
-            n += 1
-            i += 1
-        counts[KEPT] += n
-        _add_columns(borrowed(tally.sums), borrowed(block), n, weighted)
-        if i < limit:
+    new_pairs, new_spilled = room(weighted, tops.size, spill_index.size)
+    block, marks = scratch(np.float64, N_COLUMNS, STRIDE), scratch(np.int64, N_MARKS, STRIDE)
+    totals = scratch(np.float64, FEW_GROUPS, 4)
+    totals[:] = 0.0
+    nll, share = (NLL, SHARE) if weighted else (R, CONFIDENCE)
+    marks[LABEL, :] = -1
+    hard = n_classes > 0
+    dense, few = hard and pair_keys.size == 0, hard and n_classes + n_bins <= FEW_GROUPS
+    for i in range(start, stop, BLOCK):
+        if (
+            2 * (counts[PAIRS_USED] + new_pairs) > pair_keys.size > 0
+            or counts[SPILL_USED] + new_spilled > spill.shape[0]
+        ):
             return i
-    return i
-
-
-@inline
-def add_counts(into, more):
-    """Add counts of one shape. A loop: the message of a failed array assignment would bring in libm's log10."""
-    a, b = into.reshape(-1), more.reshape(-1)
-    for j in range(a.size):
-        a[j] += b[j]
+        n = _collect(ranks, i, min(i + BLOCK, stop), counts, marks)
+        if n == 0:
+            continue
+        counts[KEPT] += n
+        _take(block, R, nlls, marks, n)
+        _take(block, ENTROPY, entropies, marks, n)
+        _take(block, CONFIDENCE, confidences, marks, n)
+        _take(block, BRIER, briers, marks, n)
+        _take(marks, PREDICTED, predictions, marks, n)
+        _take(marks, RANK, ranks, marks, n)
+        if hard:
+            _take(marks, LABEL, labels, marks, n)
+        if weighted:
+            _weigh(block, weights, marks, n)
+        _mark_bins(block, nll, share, marks, n, n_bins, n_classes == 2)
+        bases, fits = bases_of(block, R, n)
+        share_bases, shares_fit = bases_of(block, CONFIDENCE, n)
+        grouped = few and fits and shares_fit
+        for k in range(n):
+            nll_rows[marks[NLL_BIN, k]] += 1
+        if dense:
+            for k in range(n):
+                pair_rows[marks[LABEL, k] * n_classes + marks[PREDICTED, k]] += 1
+        for k in range(n if hard else 0):
+            rank = marks[RANK, k]
+            rank_rows[min(rank, rank_rows.size - 1)] += 1
+            bin_rows[marks[BIN, k], 1 if rank == 0 else 0] += 1
+        n_late, at = 0, pointer(totals, 0)
+        for k in range(n if grouped else 0):
+            parts, shares = split(block[R, k], bases), split(block[CONFIDENCE, k], share_bases)
+            if parts[3] and shares[3]:
+                add_parts(at, marks[LABEL, k], parts)
+                add_parts(at, n_classes + marks[BIN, k], shares)
+            else:
+                marks[LATE, n_late] = k
+                n_late += 1
+        for j in range(n_late if grouped or not hard else n):
+            k = marks[LATE, j] if grouped else j
+            add_to_group(counts, slots, spill_index, spill, marks[LABEL, k], block[R, k])
+            add_to_group(counts, slots, spill_index, spill, n_classes + marks[BIN, k], block[CONFIDENCE, k])
+            if grouped:
+                exact_sum_add(sums[R], block[R, k])
+                exact_sum_add(sums[CONFIDENCE], block[CONFIDENCE, k])
+        if grouped:
+            flush(totals, 0, slots, 0, n_classes, bases, sums[R])
+            flush(totals, n_classes, slots, n_classes, n_bins, share_bases, sums[CONFIDENCE])
+        if hard and not dense:
+            marked = pointer(marks, LABEL * STRIDE), pointer(marks, PREDICTED * STRIDE)
+            count_pairs(counts, class_rows, pair_keys, pair_rows, marked, n)
+        if n_classes == 2:
+            for k in range(n):
+                score_rows[marks[LABEL, k], marks[SCORE_BIN, k]] += 1
+        for k in range(n if weighted and hard else 0):
+            groups = counts, slots, spill_index, spill
+            s, label, j, rank = block[S, k], marks[LABEL, k], marks[BIN, k], marks[RANK, k]
+            add_to_group(*groups, weight_group + label, s)
+            add_to_group(*groups, weight_group + 2 * n_classes + marks[PREDICTED, k], s)
+            add_to_group(*groups, bin_group + j, s)
+            if rank == 0:
+                add_to_group(*groups, weight_group + n_classes + label, s)
+                add_to_group(*groups, bin_group + n_bins + j, s)
+            for t in range(tops.size):
+                if rank < tops[t]:
+                    add_to_group(*groups, top_group + t, s)
+            if n_classes == 2:
+                add_to_group(*groups, score_group + label * N_SCORES + marks[SCORE_BIN, k], s)
+        _note_worst_rows(counts, worst_nll, worst_id, worst_label, block, nll, marks, n, ids, first_id)
+        _add_columns(sums, block, n, weighted, grouped)
+    return stop
 
 
 @compiled
@@ -338,64 +402,19 @@ def merge_tally(into, other):
     else:
         for k in range(other.pair_keys.size):
             if other.pair_keys[k] != 0:
-                _count_pair(counts, pair_keys, pair_rows, other.pair_keys[k] - 1, other.pair_rows[k])
+                count_pair(counts, pair_keys, pair_rows, other.pair_keys[k] - 1, other.pair_rows[k])
     worst_nll, worst_id, worst_label = into.worst_nll, into.worst_id, into.worst_label
     for j in range(more[WORST_USED]):
         nll, row_id, label = other.worst_nll[j], other.worst_id[j], other.worst_label[j]
         _note_worst(counts, worst_nll, worst_id, worst_label, nll, row_id, label)
 
 
-@compiled
-def merge_groups(counts, slots, spill_index, spill, more_slots, more_index, more_spill):
-    """Add grouped sums, as many as there are of them, to the first groups."""
-    for group in range(more_slots.shape[0]):
-        compact_sum_merge(slots[group], more_slots[group])
-        index = more_index[group]
-        if index != 0:
-            if spill_index[group] == 0:
-                counts[SPILL_USED] += 1
-                spill_index[group] = counts[SPILL_USED]
-            exact_sum_merge(spill[spill_index[group] - 1], more_spill[index - 1])
-
-
-@compiled
-def rehash(pair_keys, pair_rows, more_keys, more_rows):
-    """Move pairs into a larger, empty table."""
-    for k in range(more_keys.size):
-        if more_keys[k] != 0:
-            slot = _pair_slot(pair_keys, more_keys[k])
-            pair_keys[slot] = more_keys[k]
-            pair_rows[slot] = more_rows[k]
-
-
-@compiled
-def weigh_counts(slots, first, rows):
-    """Add numbers of rows, as weights of 1.0 each, to the grouped sums first, first + 1, ..."""
-    for k in range(rows.size):
-        rest = rows[k]
-        while rest > 0:  # in parts that a compact sum can hold
-            part = min(rest, np.int64(1) << 33)
-            compact_sum_add(slots[first + k], np.float64(part))
-            rest -= part
-
-
-@compiled
-def group_values(slots, spill_index, spill, first, out):
-    """The correctly rounded sums of the groups first, first + 1, ... into out (float64)."""
-    state = np.empty(STATE_SIZE, np.int64)
-    for k in range(out.size):
-        group_state(slots, spill_index, spill, first + k, state)
-        out[k] = exact_sum_value(state)
-
-
-@compiled
-def group_state(slots, spill_index, spill, group, state):
-    """One group's sum as a full state (overwritten)."""
-    state[:] = 0
-    compact_sum_into(state, slots[group])
-    index = spill_index[group]
-    if index != 0:
-        exact_sum_merge(state, spill[index - 1])
+@inline
+def add_counts(into, more):
+    """Add counts of one shape. A loop: the message of a failed array assignment would bring in libm's log10."""
+    p, q = pointer(into, 0), pointer(more, 0)
+    for i in range(into.size):
+        p[i] += q[i]
 
 
 @compiled
