@@ -101,6 +101,7 @@ def softmax(start, stop, like, t_like, integers, reals, labels, class_weight, sa
     view, o_view, n = first_view(integers), second_view(integers), integers[N]
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
     buffer, apart = copy_buffer(view, like, n, 0), np.empty(n if o_view[3] != 1 else 0, like.dtype)
+    spare = np.empty(32, like.dtype)
     i = start
     while i < stop:
         m = min(block_rows(view, i, stop, n, 0), block_rows(o_view, i, stop, n, n))
@@ -110,7 +111,7 @@ def softmax(start, stop, like, t_like, integers, reals, labels, class_weight, sa
             row = offset(p, r * step)
             a, k, s, plain = row_sum(row, n, -1, scale, scale_low)
             target = offset(o, r * o_view[2]) if o_view[3] == 1 else pointer(apart, 0)
-            softmax_row(row, n, a, k, s, plain, scale, scale_low, target)
+            softmax_row(row, n, a, k, s, plain, scale, scale_low, target, pointer(spare, 0))
             for j in range(apart.size):
                 o[r * o_view[2] + j * o_view[3]] = apart[j]
         i += m
@@ -142,29 +143,42 @@ def log_softmax(start, stop, like, t_like, integers, reals, labels, class_weight
 
 
 @inline
-def softmax_row(p, n, a, k, s, plain, scale, scale_low, target):
+def softmax_row(p, n, a, k, s, plain, scale, scale_low, target, spare):
     """q_j = e^(z_j/T) / (e^(s/T)·2^k·a), from exp_sum's figures over all classes (plain: exp_sum's own).
 
-    Vectors that hold a term below the floor of the type's exponents are done in float64: q may be smaller than that.
+    Terms below the floor of the type's exponents are done in float64, one by one: q may be smaller than that. ``spare``
+    has room for 32 elements.
     """
     width = lanes(p)
-    inverse = 1.0 / a if a > 0.0 else math.nan
+    if not a > 0.0:
+        for j in range(n):
+            target[j] = math.nan
+        return
     magic = fill(p, elementary.rounding(p) - k * (elementary.steps(p) if plain else 1.0))
     floor = fill(p, (k + floor_exponent(p)) * LN_2 / scale)
+    lowest = (k - 1100.0) * LN_2 / scale
     factor, factor_low = two_words(p, scale, scale_low)
+    total = fill(p, a)
+    inverse = fill(p, 1.0) / total
     for i in range(0, n, width):
         here = first_lanes(n - i, floor)
         v = load(p, i) if i + width <= n else load_some(p, i, here, 0.0)
         x = v if plain else v - s
-        if any_lane((x < floor) & here):
-            for j in range(i, min(i + width, n), 8):
-                some = first_lanes(n - j, splat(0.0))
-                difference = maximum(load_some_double(p, j, some, 0.0) - s, (k - 1100.0) * LN_2 / scale)
-                value = exp_times(inverse, difference, 0.0, scale, scale_low, -k)
-                store_some_double(target, j, some, value)
-            continue
-        q = (exp_shifted(x, magic) if plain else exp_shifted_over(x, factor, factor_low, magic)) * inverse
-        if i + width <= n:
+        near = maximum(x, floor)
+        e = exp_shifted(near, magic) if plain else exp_shifted_over(near, factor, factor_low, magic)
+        q = e * inverse
+        q = fma(fma(-q, total, e), inverse, q)  # e / total, rounded but once: a class alone gets exactly 1
+        low = (x < floor) & here
+        if any_lane(low):
+            store(spare, 0, x)
+            store(spare, width, floor)
+            for j in range(min(width, n - i)):
+                if spare[j] < spare[width]:
+                    difference = np.float64(p[i + j]) - s
+                    small = exp_times(1.0 / a, max(difference, lowest), 0.0, scale, scale_low, -k)
+                    target[i + j] = small if difference > lowest else 0.0
+            store_some(target, i, here & ~low, q)
+        elif i + width <= n:
             store(target, i, q)
         else:
             store_some(target, i, here, q)
