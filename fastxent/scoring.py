@@ -3,7 +3,6 @@
 import operator
 import os
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,14 @@ from numpy.typing import ArrayLike
 
 from fastxent import checks
 from fastxent.arrays import as_array
-from fastxent.checks import Batch
-from fastxent.kernels import batch as kernels
 from fastxent.score_figures import summarise
 from fastxent.score_result import ClassTable, Confusion, Histogram, Reliability, Score, WorstRow
+from fastxent.score_rows import add_batch
 from fastxent.score_state import Options, State, read_state, write_atomically
 from fastxent.slices import INT64_MAX
-from fastxent.threads import current_threads, limited
+from fastxent.threads import limited
 
 __all__ = ["ClassTable", "Confusion", "Histogram", "Reliability", "Score", "Scorer", "WorstRow", "score"]
-
-SLICE_ROWS = 1 << 16
-SLICE_BYTES = 1 << 26
-PARALLEL_ROWS = 1 << 13  # fewer rows than this are accumulated on one thread
-INVALID_RANK = -2
-NO_LABELS = np.empty(0, np.int64)
 
 
 def score(
@@ -240,59 +232,10 @@ class Scorer:
         names = _as_ids(ids, z.shape)
         state = self._state or State(options, z.n_classes, batch.is_hard)
         with limited(self._threads):
-            self._state = self._add(state, batch, names, first)
+            self._state = add_batch(state, batch, names, first)
         self._n_classes = z.n_classes
         self._claimed, self._next = claimed, first + z.n_rows
         return self
-
-    def _add(self, state: State, batch: Batch, names: np.ndarray | None, first: int) -> State:
-        """The state with a batch's rows added; what fails halfway leaves it as it was."""
-        n_rows, n_classes = batch.predictions.n_rows, batch.predictions.n_classes
-        max_rows = max(1, min(SLICE_ROWS, SLICE_BYTES // (8 * n_classes)))
-        rows = _new_rows(min(n_rows, max_rows))
-        threads = current_threads() if n_rows >= PARALLEL_ROWS and n_classes <= 4096 else 1
-        weighted = state.weighted or batch.sample_weight is not None
-        parts: list[State] = []
-        with ThreadPoolExecutor(max(1, threads - 1)) as pool:  # starts no thread until one is asked for
-            for start, stop, z, t, s in batch.slices(max_rows):
-                n = stop - start
-                if not parts:
-                    whole = n == n_rows and threads == 1  # nothing can fail after its only slice has been read
-                    parts = [state] if whole else [state.twin(weighted) for _ in range(threads)]
-                some = rows if n == rows.nll.size else kernels.ScoreRows(*(column[:n] for column in rows))
-                self._score_rows(batch, start, z, t, some)
-                ids = NO_LABELS if names is None else names[start:stop]
-                labels = t if batch.is_hard else NO_LABELS
-                cuts = [n * k // len(parts) for k in range(len(parts) + 1)]
-                work = [
-                    (part, some, labels, s, ids, first + start, low, high)
-                    for part, low, high in zip(parts, cuts, cuts[1:])
-                ]
-                others = [pool.submit(State.add, *arguments) for arguments in work[1:]]
-                State.add(*work[0])
-                for other in others:
-                    other.result()
-        if parts and state.is_empty():
-            state = parts[0]
-        for part in parts:
-            if part is not state:
-                state.merge(part)
-        return state
-
-    def _score_rows(self, batch: Batch, start: int, z: np.ndarray, t: np.ndarray, rows: Any) -> None:
-        """Fill the per-row figures of one slice; every error about a row is raised here."""
-        o, kind = self._options, checks.KINDS.index(self._options.kind)
-        if batch.is_hard:
-            status = kernels.score_rows(
-                kind, z, t, batch.has_ignore, batch.ignore_index, o.eps, o.normalize, o.sum_tol, o.temperature, rows
-            )
-        else:
-            status = kernels.score_rows_soft(kind, z, t, o.eps, o.normalize, o.sum_tol, o.temperature, rows)
-        if status[0] >= 0:
-            raise batch.error(start + int(status[0]), int(status[1]))
-        if o.invalid == "raise" and rows.rank.size and rows.rank.min() == INVALID_RANK:
-            at = checks.where(start + checks.first(rows.rank == INVALID_RANK), batch.predictions.shape)
-            raise ValueError(f"predictions: {at} has a NaN or +inf, or only -inf; invalid='count' leaves such rows out")
 
     def merge(self, other: "Scorer") -> "Scorer":
         """Add the rows of another score card with the same options.
@@ -409,11 +352,6 @@ class Scorer:
         self._n_classes, self._next = header["known_classes"], header["next"]
         self._claimed = [(low, high) for low, high in header["rows"]]
         self._axis, self._threads = header["axis"], header["threads"]
-
-
-def _new_rows(n: int) -> Any:
-    """Room for the per-row figures of n rows."""
-    return kernels.ScoreRows(*(np.empty(n) for _ in range(4)), *(np.empty(n, np.int64) for _ in range(2)))
 
 
 def _whole(value: Any, name: str, low: int, high: int = INT64_MAX // 2) -> int:

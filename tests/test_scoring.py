@@ -394,6 +394,26 @@ def test_a_failed_update_of_many_slices_adds_nothing():
     assert scorer.rows == ((0, 200_000),)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("n", "c", "dtype"), [(15_000, 1000, np.float16), (40_000, 2, np.float32), (20_000, 300, np.float32)]
+)
+def test_a_failed_update_adds_nothing_whatever_it_was_cut_into(n, c, dtype, threads):
+    z, y = np.zeros((n, c), dtype), np.arange(n) % c
+    scorer = Scorer(threads=threads).update(z[:10], y[:10], start=n)
+    before = scorer.result()
+    for row, value, message in ((n - 1, c, f"target: row {n - 1}"), (n - 2, 0, f"predictions: row {n - 2} ")):
+        kept = y[row]
+        y[row], z[n - 2, 0] = value, np.nan if value == 0 else 0
+        with pytest.raises(ValueError, match=message):
+            scorer.update(z, y, start=0)
+        y[row] = kept
+    assert scorer.result() == before
+    assert scorer.rows == ((n, n + 10),)
+    z[n - 2, 0] = 0
+    assert scorer.update(z, y, start=0).result().n == n + 10
+
+
 @pytest.mark.parametrize("c", [1, 2, 5])
 def test_no_rows_give_nan_and_a_warning(c):
     for scorer in (Scorer(), Scorer(n_classes=c), Scorer().update(np.zeros((0, c)), np.zeros(0, int))):

@@ -351,26 +351,56 @@ def kl_divergence(p, q, kind, out):
 # --- the score card ---------------------------------------------------------------------------------------------------
 
 
-def score_rows(kind, z, labels, has_ignore, ignore_index, eps, normalize, sum_tol, temperature, card):
-    """The figures of every row, for class indices."""
+class ScoreCall:
+    """The figures of a slice's rows for the score card, all of them or some at a time."""
+
+    def __init__(self, call: Call, chunk: Any) -> None:
+        self.call, self.chunk = call, chunk
+
+    def run(self, card: ScoreRows) -> tuple[int, int]:
+        """All rows, side by side where that pays."""
+        self.call.integers[CARD : CARD + 6] = _addresses_of(card)
+        return self.call.run(self.chunk)
+
+    def run_some(self, start: int, stop: int, card: ScoreRows) -> tuple[int, int]:
+        """Rows start .. stop - 1, on this thread, to the beginning of the card's arrays."""
+        integers, report = self.call.integers.copy(), np.zeros(2, np.int64)
+        integers[CARD : CARD + 6] = [address - 8 * start for address in _addresses_of(card)]
+        call = self.call
+        given = (_plain(x) for x in (call.labels, call.class_weight, call.sample_weight))
+        data = integers, call.reals, *given, _NO_REALS, _NO_SUMS
+        self.chunk(start, stop, call.like, call.second_like, *data, report)
+        return (int(report[0]), int(report[1])) if report[1] else (-1, OK)
+
+
+def _addresses_of(card: ScoreRows) -> list[int]:
+    return [column.ctypes.data for column in card]
+
+
+def score_call(kind, z, labels, has_ignore, ignore_index, eps, normalize, sum_tol, temperature):
+    """A ScoreCall for class indices."""
     z = _wide_enough(z, temperature)
     call = _hard(z, labels, _NO_REALS, _NO_REALS, has_ignore, ignore_index)
     logits = cards.score_logits_tiles if z.shape[2] <= TILE_CLASSES else cards.score_logits
-    return _score(call, kind, eps, normalize, sum_tol, temperature, card, logits, cards.score_probabilities)
+    return _score(call, kind, eps, normalize, sum_tol, temperature, logits, cards.score_probabilities)
 
 
-def score_rows_soft(kind, z, target, eps, normalize, sum_tol, temperature, card):
+def score_call_soft(kind, z, target, eps, normalize, sum_tol, temperature):
     """The same for distributions; the rank is 0."""
     call = _soft(_wide_enough(z, temperature), target, _NO_REALS, _NO_REALS)
     drivers = cards.score_logits_soft, cards.score_probabilities_soft
-    return _score(call, kind, eps, normalize, sum_tol, temperature, card, *drivers)
+    return _score(call, kind, eps, normalize, sum_tol, temperature, *drivers)
 
 
-def _score(call, kind, eps, normalize, sum_tol, temperature, card, logits, probabilities):
+def score_rows(*arguments):
+    """The figures of every row, for class indices: those of score_call, then a ScoreRows."""
+    return score_call(*arguments[:-1]).run(arguments[-1])
+
+
+def _score(call, kind, eps, normalize, sum_tol, temperature, logits, probabilities):
     call.temperature(temperature)
     call.integers[KIND], call.integers[FLAG], call.reals[EPS], call.reals[SUM_TOL] = kind, normalize, eps, sum_tol
-    call.integers[CARD : CARD + 6] = [column.__array_interface__["data"][0] for column in card]
-    return call.run(logits if kind == LOGITS else probabilities)
+    return ScoreCall(call, logits if kind == LOGITS else probabilities)
 
 
 @compiled
