@@ -165,20 +165,28 @@ class Call:
         n = self.n_rows
         if n == 0:
             return -1, OK
-        given = (_plain(x) for x in (self.labels, self.class_weight, self.sample_weight))
-        data = self.integers, self.reals, *given, out
         if self.elements >= SERIAL_ELEMENTS and n > 1:
             with team() as threads:
                 if threads > 1:
+                    data = self.integers, *self._data(), out
                     n_chunks = min(threads * CHUNKS_PER_THREAD, n)
                     reports = np.zeros((n_chunks, 2), np.int64)
                     parts = np.zeros((n_chunks, *sums.shape), np.int64)
                     address = _address(chunk, (0, n, self.like, self.second_like, *data, parts[0], reports[0]))
                     run_chunks(address, n, TYPES[np.dtype(np.float64)], *data, parts, reports)
                     return _gather(parts, reports, sums)
+        return self.run_serial(chunk, 0, n, self.integers, out, sums)
+
+    def run_serial(
+        self, chunk: Any, start: int, stop: int, integers: np.ndarray, out: np.ndarray, sums: np.ndarray
+    ) -> tuple[int, int]:
+        """Run a chunk function over rows start .. stop - 1 on this thread."""
         report = np.zeros(2, np.int64)
-        chunk(0, n, self.like, self.second_like, *data, sums, report)
+        chunk(start, stop, self.like, self.second_like, integers, *self._data(), out, sums, report)
         return (int(report[0]), int(report[1])) if report[1] else (-1, OK)
+
+    def _data(self) -> tuple[np.ndarray, ...]:
+        return self.reals, *(_plain(x) for x in (self.labels, self.class_weight, self.sample_weight))
 
 
 def _gather(parts: np.ndarray, reports: np.ndarray, sums: np.ndarray) -> tuple[int, int]:
@@ -364,13 +372,9 @@ class ScoreCall:
 
     def run_some(self, start: int, stop: int, card: ScoreRows) -> tuple[int, int]:
         """Rows start .. stop - 1, on this thread, to the beginning of the card's arrays."""
-        integers, report = self.call.integers.copy(), np.zeros(2, np.int64)
+        integers = self.call.integers.copy()
         integers[CARD : CARD + 6] = [address - 8 * start for address in _addresses_of(card)]
-        call = self.call
-        given = (_plain(x) for x in (call.labels, call.class_weight, call.sample_weight))
-        data = integers, call.reals, *given, _NO_REALS, _NO_SUMS
-        self.chunk(start, stop, call.like, call.second_like, *data, report)
-        return (int(report[0]), int(report[1])) if report[1] else (-1, OK)
+        return self.call.run_serial(self.chunk, start, stop, integers, _NO_REALS, _NO_SUMS)
 
 
 def _addresses_of(card: ScoreRows) -> list[int]:

@@ -11,10 +11,13 @@ import numpy as np
 from fastxent.kernels.exactsum import exact_sum_add, exact_sum_add_block
 from fastxent.kernels.jit import inline
 from fastxent.kernels.memory import address, offset, pointer
+from fastxent.kernels.probabilities import PROBS, are_log_probs, probability_sums
 from fastxent.kernels.tiles import ROWS
 
 # Why a row is refused.
 OK, LABEL, NOT_PROBABILITY, ROW_SUM, POSITIVE_LOG_PROB, TARGET_NEGATIVE, TARGET_SUM = range(7)
+
+DISTRIBUTION_TOL = 1e-3  # how far from 1 a distribution may sum, where no option says
 
 # A call's options by position: two views (see above), then whole numbers, six addresses for cards.py; and reals.
 N, HAS_IGNORE, IGNORE, FLAG, KIND, CARD = range(10, 16)
@@ -97,6 +100,34 @@ def read_labels(labels, i, m, n, has_ignore, ignore_index, label):
             if not (has_ignore and labels[i + r] == ignore_index) and (labels[i + r] < 0 or labels[i + r] >= n):
                 return i + r
     return -1
+
+
+@inline
+def target_fault(mass, valid):
+    """Why a distribution is refused, or 0: its sum, and whether every entry is finite and not negative."""
+    if not valid:
+        return TARGET_NEGATIVE
+    return OK if abs(mass - 1.0) <= DISTRIBUTION_TOL else TARGET_SUM
+
+
+@inline
+def sum_fault(total, valid, normalize, sum_tol):
+    """Why a row of probabilities is refused, or 0: its sum, and whether every entry is in [0, 1]."""
+    if not valid:
+        return NOT_PROBABILITY
+    return OK if total != 0.0 and (normalize or abs(total - 1.0) <= sum_tol) else ROW_SUM
+
+
+@inline
+def row_fault(p, n, kind, normalize, sum_tol):
+    """The factor that normalises a row of probabilities or log-probabilities, and why it is refused, or 0.
+
+    Log-probabilities need not sum to anything.
+    """
+    if kind != PROBS:
+        return 1.0, OK if are_log_probs(p, n) else POSITIVE_LOG_PROB
+    total, low, valid = probability_sums(p, n, -1)
+    return 1.0 / (total + low) if normalize else 1.0, sum_fault(total, valid, normalize, sum_tol)
 
 
 @inline

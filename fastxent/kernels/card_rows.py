@@ -16,15 +16,14 @@ from numba.extending import overload
 from fastxent.kernels import elementary
 from fastxent.kernels.elementary import LN_2, exp_shifted, exp_shifted_over
 from fastxent.kernels.jit import inline
-from fastxent.kernels.memory import load, load_some, prefetch
-from fastxent.kernels.rows import lanes, reference_of, two_sum, two_words
+from fastxent.kernels.memory import load, prefetch
+from fastxent.kernels.rows import lanes, part, reference_of, two_sum, two_words
 from fastxent.kernels.simd import (
     add_reduce,
     bits,
     by_type,
     count_lanes,
     fill,
-    first_lanes,
     float64x8,
     fma,
     halves,
@@ -77,13 +76,6 @@ def _add_products(sums, e, d):
 
 
 @inline
-def _part(p, i, n, y):
-    """Elements i, i + 1, ... of a row; lanes past its end, and that of class y, are -inf."""
-    v = load_some(p, i, first_lanes(n - i, fill(p, 0.0)), -math.inf)
-    return select(lane_numbers(v) == y - i, -math.inf, v)
-
-
-@inline
 def higher(top, second, v):
     """The largest and the second largest so far, lane by lane. NaNs are passed over."""
     return maximum(top, v), maximum(second, minimum(v, top))
@@ -105,10 +97,10 @@ def survey(p, n, y):
         top, second = higher(top, second, v)
         count = count + select(v >= z, count * 0 + 1, 0)
     for i in range(own, n, width):
-        v = load(p, i) if i + width <= n else _part(p, i, n, -1)
+        v = load(p, i) if i + width <= n else part(p, i, n, -1)
         top, second = higher(top, second, v)
         count = count + select(v > z, count * 0 + 1, 0)
-    v = _part(p, own, n, -1)
+    v = part(p, own, n, -1)
     rank = np.int64(add_reduce(count)) + count_lanes((v == z) & (lane_numbers(v) < y - own))
     highest = max_reduce(top)
     if not abs(highest) < math.inf:
@@ -146,8 +138,8 @@ def card_sums(p, n, step, top, first, following, scale, scale_low):
         for j in range(0, block, width):
             prefetch(p, i + j + step)
         if i == masked or i + block > n:
-            v0, v1 = _part(p, i, n, first), _part(p, i + width, n, first)
-            v2, v3 = _part(p, i + 2 * width, n, first), _part(p, i + 3 * width, n, first)
+            v0, v1 = part(p, i, n, first), part(p, i + width, n, first)
+            v2, v3 = part(p, i + 2 * width, n, first), part(p, i + 3 * width, n, first)
         else:
             v0, v1, v2, v3 = load(p, i), load(p, i + width), load(p, i + 2 * width), load(p, i + 3 * width)
         if not plain:

@@ -17,14 +17,9 @@ from fastxent.kernels.blocks import (
     IGNORE,
     KIND,
     LABEL,
-    NOT_PROBABILITY,
-    POSITIVE_LOG_PROB,
-    ROW_SUM,
     SCALE,
     SCALE_LOW,
     SUM_TOL,
-    TARGET_NEGATIVE,
-    TARGET_SUM,
     N,
     block_rows,
     copy_buffer,
@@ -32,16 +27,17 @@ from fastxent.kernels.blocks import (
     read_labels,
     refuse,
     row_block,
+    row_fault,
     second_view,
+    target_fault,
 )  # fmt: skip
 from fastxent.kernels.card_rows import DISTANCE, N_FIGURES, SPREAD, SQUARES, TOP, A, K, S, note_row
 from fastxent.kernels.card_tiles import note_tiles
-from fastxent.kernels.chunks import DISTRIBUTION_TOL
+from fastxent.kernels.figures import LABELS
 from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.memory import address, load, load_some_double, offset, pointer, scratch, store, store_some
 from fastxent.kernels.probabilities import (
     PROBS,
-    are_log_probs,
     clipped_log_loss,
     information,
     pair,
@@ -54,7 +50,6 @@ from fastxent.kernels.simd import add_reduce, first_lanes, select, splat
 from fastxent.kernels.tiles import ROWS, TILE_SIZE
 
 IGNORED, INVALID = -1, -2
-LABELS = ROWS + 16  # they are read in vectors, past the last one
 
 
 @inline
@@ -203,10 +198,9 @@ def score_logits_soft(
             distance, masses[r], total, valid = target_sums(
                 row, offset(t, r * t_step), n, top, pointer(reals, 0), False, 1.0, 0.0
             )
-            if not valid:
-                return refuse(report, i + r, TARGET_NEGATIVE)
-            if not abs(total - 1.0) <= DISTRIBUTION_TOL:
-                return refuse(report, i + r, TARGET_SUM)
+            reason = target_fault(total, valid)
+            if reason:
+                return refuse(report, i + r, reason)
             straight[r] = distance * scale
             card[4][r] = first
             card[5][r] = 0 if first >= 0 else INVALID
@@ -234,19 +228,6 @@ def squared_distance(p, t, n, top, top_nll, scale, scale_low):
         difference = elementary.exp(log_q) - load_some_double(t, j, here, 0.0)
         total = elementary.fma(difference, difference, total)
     return add_reduce(total)
-
-
-@inline
-def probability_fault(p, n, kind, normalize, sum_tol):
-    """The factor that normalises a row, and why the row is refused, or 0."""
-    if kind != PROBS:
-        return 1.0, 0 if are_log_probs(p, n) else POSITIVE_LOG_PROB
-    total, low, valid = probability_sums(p, n, -1)
-    if not valid:
-        return 1.0, NOT_PROBABILITY
-    if total == 0.0 or not (normalize or abs(total - 1.0) <= sum_tol):
-        return 1.0, ROW_SUM
-    return 1.0 / (total + low) if normalize else 1.0, 0
 
 
 @inline
@@ -281,7 +262,7 @@ def score_probabilities(
             if y < 0:
                 blank(card, r, IGNORED)
                 continue
-            factor, reason = probability_fault(row, n, kind, normalize, sum_tol)
+            factor, reason = row_fault(row, n, kind, normalize, sum_tol)
             if reason:
                 return refuse(report, i + r, reason)
             squares, first = note_probabilities(row, n, kind, factor, card, r)
@@ -317,7 +298,7 @@ def score_probabilities_soft(
         card = card_arrays(integers, i, reals, labels)
         for r in range(m):
             row, target = offset(p, r * step), offset(t, r * t_step)
-            factor, reason = probability_fault(row, n, kind, normalize, sum_tol)
+            factor, reason = row_fault(row, n, kind, normalize, sum_tol)
             if reason:
                 return refuse(report, i + r, reason)
             _, first = note_probabilities(row, n, kind, factor, card, r)
@@ -325,10 +306,9 @@ def score_probabilities_soft(
                 loss, mass, valid = soft_log_loss(row, target, n, w, False, eps, normalize)
             else:
                 loss, mass, _, valid = soft_nll(row, target, n, w, False)
-            if not valid:
-                return refuse(report, i + r, TARGET_NEGATIVE)
-            if not abs(mass - 1.0) <= DISTRIBUTION_TOL:
-                return refuse(report, i + r, TARGET_SUM)
+            reason = target_fault(mass, valid)
+            if reason:
+                return refuse(report, i + r, reason)
             if first < 0:
                 blank(card, r, INVALID)
                 continue

@@ -20,13 +20,10 @@ from fastxent.kernels.blocks import (
     NOT_PROBABILITY,
     POS_WEIGHT,
     POSITIVE_LOG_PROB,
-    ROW_SUM,
     SCALE,
     SCALE_LOW,
     SPREAD,
     SUM_TOL,
-    TARGET_NEGATIVE,
-    TARGET_SUM,
     N,
     block_rows,
     copy_buffer,
@@ -38,15 +35,15 @@ from fastxent.kernels.blocks import (
     settle,
     settle_labels,
     strided,
+    sum_fault,
+    target_fault,
 )  # fmt: skip
-from fastxent.kernels.figures import LABELS, left_out, nll_of, row_figures, tile_figures, top_figures  # noqa: F401
+from fastxent.kernels.figures import LABELS, nll_of, row_figures, tile_figures, top_figures
 from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.memory import load, offset, pointer, scratch, store
 from fastxent.kernels.probabilities import clipped_log_loss, probability_sums, soft_log_loss, soft_nll
 from fastxent.kernels.rows import smoothed_sums, target_sums
 from fastxent.kernels.tiles import ROWS, TILE_CLASSES, TILE_SIZE
-
-DISTRIBUTION_TOL = 1e-3  # how far from 1 a distribution may sum, where no option says
 
 
 @inline
@@ -128,7 +125,7 @@ def smoothed_cross_entropy(
         for r in range(m):
             if label[r] >= 0:
                 row = offset(p, r * step)
-                top = top_figures(row, n, r, scale, scale_low, figures)
+                top, _ = top_figures(row, n, r, scale, scale_low, figures)
                 figures[4, r], figures[5, r] = smoothed_sums(
                     row, n, label[r], top, w, class_weight.size > 0, keep, spread
                 )
@@ -157,14 +154,13 @@ def soft_cross_entropy(
         t, t_step = row_block(t_view, t_like, i, m, n, t_buffer)
         for r in range(m):
             row = offset(p, r * step)
-            top = top_figures(row, n, r, scale, scale_low, figures)
+            top, _ = top_figures(row, n, r, scale, scale_low, figures)
             figures[4, r], figures[5, r], mass, valid = target_sums(
                 row, offset(t, r * t_step), n, top, w, class_weight.size > 0, keep, spread
             )
-            if not valid:
-                return refuse(report, i + r, TARGET_NEGATIVE)
-            if not abs(mass - 1.0) <= DISTRIBUTION_TOL:
-                return refuse(report, i + r, TARGET_SUM)
+            reason = target_fault(mass, valid)
+            if reason:
+                return refuse(report, i + r, reason)
             factors[r] = 1.0
         nll_of(figures, values, m, scale, scale_low)
         add_distances(figures, values, m, scale)
@@ -213,10 +209,9 @@ def soft_nll_rows(start, stop, like, t_like, integers, reals, labels, class_weig
                 offset(p, r * step), offset(t, r * t_step), n, w, class_weight.size > 0
             )
             factors[r] = 1.0
-            if not valid:
-                return refuse(report, i + r, TARGET_NEGATIVE)
-            if not abs(mass - 1.0) <= DISTRIBUTION_TOL:
-                return refuse(report, i + r, TARGET_SUM)
+            reason = target_fault(mass, valid)
+            if reason:
+                return refuse(report, i + r, reason)
             if not sound:
                 return refuse(report, i + r, POSITIVE_LOG_PROB)
         settle(values, factors, False, m, i, sample_weight, out, sums)
@@ -246,10 +241,9 @@ def hard_log_loss(start, stop, like, t_like, integers, reals, labels, class_weig
                 row = offset(p, r * step)
                 others, others_low, valid = probability_sums(row, n, label[r])
                 own = np.float64(row[label[r]])
-                if not valid:
-                    return refuse(report, i + r, NOT_PROBABILITY)
-                if others + own == 0.0 or not (normalize or abs((others + own) - 1.0) <= sum_tol):
-                    return refuse(report, i + r, ROW_SUM)
+                reason = sum_fault(others + own, valid, normalize, sum_tol)
+                if reason:
+                    return refuse(report, i + r, reason)
                 figures[0, r] = own
                 figures[1, r] = others + others_low
         f, v = pointer(figures, 0), pointer(values, 0)
@@ -281,14 +275,12 @@ def soft_log_loss_rows(
                 row, offset(t, r * t_step), n, w, class_weight.size > 0, eps, normalize
             )
             factors[r] = 1.0
-            if not valid:
-                return refuse(report, i + r, TARGET_NEGATIVE)
-            if not abs(mass - 1.0) <= DISTRIBUTION_TOL:
-                return refuse(report, i + r, TARGET_SUM)
-            if not sound:
-                return refuse(report, i + r, NOT_PROBABILITY)
-            if total == 0.0 or not (normalize or abs(total - 1.0) <= sum_tol):
-                return refuse(report, i + r, ROW_SUM)
+            reason = target_fault(mass, valid)
+            if reason:
+                return refuse(report, i + r, reason)
+            reason = sum_fault(total, sound, normalize, sum_tol)
+            if reason:
+                return refuse(report, i + r, reason)
         settle(values, factors, False, m, i, sample_weight, out, sums)
         i += m
 

@@ -9,10 +9,8 @@ import numpy as np
 
 from fastxent.kernels import elementary
 from fastxent.kernels.blocks import (
+    DISTRIBUTION_TOL,
     KIND,
-    NOT_PROBABILITY,
-    POSITIVE_LOG_PROB,
-    ROW_SUM,
     SCALE,
     SCALE_LOW,
     N,
@@ -21,10 +19,10 @@ from fastxent.kernels.blocks import (
     first_view,
     refuse,
     row_block,
+    row_fault,
     second_view,
     strided,
 )  # fmt: skip
-from fastxent.kernels.chunks import DISTRIBUTION_TOL
 from fastxent.kernels.divergence import divergence, divergence_of_logits
 from fastxent.kernels.elementary import LN_2, exp_shifted, exp_shifted_over, exp_times
 from fastxent.kernels.figures import LABELS, left_out, nll_of, row_figures, row_sum, tile_figures, top_figures
@@ -40,8 +38,8 @@ from fastxent.kernels.memory import (
     store_some,
     store_some_double,
 )  # fmt: skip
-from fastxent.kernels.probabilities import LOGITS, PROBS, are_log_probs, information, probability_sums
-from fastxent.kernels.rows import floor_exponent, lanes, largest, log_sum, moments, two_words
+from fastxent.kernels.probabilities import LOGITS, information
+from fastxent.kernels.rows import floor_exponent, lanes, log_sum, two_words
 from fastxent.kernels.simd import any_lane, fill, first_lanes, fma, maximum, select, splat
 from fastxent.kernels.tiles import ROWS, TILE_SIZE
 
@@ -208,15 +206,9 @@ def entropy(start, stop, like, t_like, integers, reals, labels, class_weight, sa
         for r in range(m):
             row = offset(p, r * step)
             if kind == LOGITS:
-                top, first = largest(row, n)
-                if top != top:
-                    figures[0, r] = math.nan
-                    continue
-                a, k, s, b, _ = moments(row, n, top, first, 1.0, 0.0)
-                figures[0, r], figures[1, r], figures[2, r], figures[3, r] = a, k, s, top
-                figures[4, r] = b / a if a > 0.0 else 0.0
+                _, figures[4, r] = top_figures(row, n, r, 1.0, 0.0, figures)
                 continue
-            reason = distribution_fault(row, n, kind, DISTRIBUTION_TOL)
+            _, reason = row_fault(row, n, kind, False, DISTRIBUTION_TOL)
             if reason:
                 return refuse(report, i + r, reason)
             values[r], _ = information(row, n, kind, 1.0)
@@ -227,17 +219,6 @@ def entropy(start, stop, like, t_like, integers, reals, labels, class_weight, sa
         for r in range(m):
             out[i + r] = values[r] + 0.0
         i += m
-
-
-@inline
-def distribution_fault(p, n, kind, sum_tol):
-    """Why a row of probabilities or log-probabilities is refused, or 0. Log-probabilities need not sum to anything."""
-    if kind == PROBS:
-        total, _, valid = probability_sums(p, n, -1)
-        if not valid:
-            return NOT_PROBABILITY
-        return 0 if abs(total - 1.0) <= sum_tol else ROW_SUM
-    return 0 if are_log_probs(p, n) else POSITIVE_LOG_PROB
 
 
 @compiled
@@ -255,9 +236,9 @@ def kl_divergence(start, stop, like, t_like, integers, reals, labels, class_weig
             if kind == LOGITS:
                 out[i + r] = divergence_of_logits(a, b, n) + 0.0
                 continue
-            reason = distribution_fault(a, n, kind, DISTRIBUTION_TOL)
+            _, reason = row_fault(a, n, kind, False, DISTRIBUTION_TOL)
             if reason == 0:
-                reason = distribution_fault(b, n, kind, DISTRIBUTION_TOL)
+                _, reason = row_fault(b, n, kind, False, DISTRIBUTION_TOL)
             if reason:
                 return refuse(report, i + r, reason)
             out[i + r] = divergence(a, b, n, kind) + 0.0

@@ -61,14 +61,17 @@ def nll_of(figures, values, m, scale, scale_low):
 
 @inline
 def top_figures(p, n, r, scale, scale_low, figures):
-    """Figures of a row around its largest class, in column r, for nll_of to give -ln q of it. Returns its logit."""
+    """Figures of a row around its largest class, in column r, for nll_of to give -ln q of it.
+
+    Returns its logit, and the mean of (top - z_j)/T over the other classes, weighted by their probabilities.
+    """
     top, first = largest(p, n)
-    a, k, s, _, _ = moments(p, n, top, first, scale, scale_low) if top == top else (math.nan, 0.0, 0.0, 0.0, 0.0)
+    a, k, s, b = moments(p, n, top, first, scale, scale_low) if top == top else (math.nan, 0.0, 0.0, 0.0)
     figures[0, r] = a
     figures[1, r] = k
     figures[2, r] = s
     figures[3, r] = top
-    return top
+    return top, b / a if a > 0.0 else 0.0
 
 
 @inline

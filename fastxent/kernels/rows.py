@@ -43,7 +43,6 @@ headroom = by_type(elementary.HEADROOM32, elementary.HEADROOM64)
 floor_exponent = by_type(elementary.FLOOR32, elementary.FLOOR64)
 # How far ahead a row is asked for, in elements (4 KiB): flat between 2 and 8 KiB on the processors measured.
 ahead = by_type(1024, 512)
-CACHE_LINE = by_type(16, 8)
 
 
 # --- sums ------------------------------------------------------------------------------------------------------------
@@ -77,7 +76,7 @@ def _add_terms(total, low, terms):
 
 
 @inline
-def _part(p, i, n, y):
+def part(p, i, n, y):
     """Elements i, i + 1, ... of a row; lanes past its end, and that of class y, are -inf."""
     v = load_some(p, i, first_lanes(n - i, fill(p, 0.0)), -math.inf)
     return select(lane_numbers(v) == y - i, -math.inf, v)
@@ -94,7 +93,7 @@ def exp_sum(p, n, y):
     block = 4 * width
     top = fill(p, -math.inf)
     for i in range(0, min(n, block), width):
-        top = maximum(top, _part(p, i, n, y))
+        top = maximum(top, part(p, i, n, y))
     reference = np.float64(max_reduce(top))
     if not abs(reference) <= MODERATE:
         return 0.0, 0.0, False
@@ -107,10 +106,10 @@ def exp_sum(p, n, y):
     masked = y // block * block if y >= 0 else -1
     for i in range(0, n, block):
         for j in range(4):
-            prefetch(p, i + ahead(p) + j * CACHE_LINE(p))
+            prefetch(p, i + ahead(p) + j * width)  # a vector is a cache line
         if i == masked or i + block > n:
-            a, b = _part(p, i, n, y), _part(p, i + width, n, y)
-            c, d = _part(p, i + 2 * width, n, y), _part(p, i + 3 * width, n, y)
+            a, b = part(p, i, n, y), part(p, i + width, n, y)
+            c, d = part(p, i + 2 * width, n, y), part(p, i + 3 * width, n, y)
         else:
             a, b, c, d = load(p, i), load(p, i + width), load(p, i + 2 * width), load(p, i + 3 * width)
         fits = fits & (a <= ceiling) & (b <= ceiling) & (c <= ceiling) & (d <= ceiling)
@@ -138,7 +137,7 @@ def exp_sum_over(p, n, y, scale, scale_low):
     highest = fill(p, -math.inf)
     valid = highest < math.inf
     for i in range(0, n, width):
-        v = _part(p, i, n, y)
+        v = part(p, i, n, y)
         valid = valid & (v < math.inf)
         highest = maximum(highest, v)
     top = np.float64(max_reduce(highest))
@@ -152,7 +151,7 @@ def exp_sum_over(p, n, y, scale, scale_low):
     total, low = splat(0.0), splat(0.0)
     factor, factor_low = two_words(p, scale, scale_low)
     for i in range(0, n, width):
-        terms = exp_shifted_over(maximum(_part(p, i, n, y) - s, floor), factor, factor_low, magic)
+        terms = exp_shifted_over(maximum(part(p, i, n, y) - s, floor), factor, factor_low, magic)
         total, low = add_terms(total, low, terms)
     return add_reduce(total + low), k, s
 
@@ -227,7 +226,7 @@ def largest(p, n):
         widest = maximum(widest, bits(v) & magnitude(p))
         highest = maximum(highest, v)
     if full < n:
-        v = _part(p, full, n, -1)
+        v = part(p, full, n, -1)
         widest = maximum(widest, bits(v) & magnitude(p))
         highest = maximum(highest, v)
     top = max_reduce(highest)
@@ -246,12 +245,12 @@ def largest_but(p, n, first):
     """The largest logit of the other classes."""
     highest = fill(p, -math.inf)
     for i in range(0, n, lanes(p)):
-        highest = maximum(highest, _part(p, i, n, first))
+        highest = maximum(highest, part(p, i, n, first))
     return np.float64(max_reduce(highest))
 
 
 def add_moments(sums, e, x, base):
-    """Add e, e·(base - x) and e² to three totals, each in two vectors of 8 x float64."""
+    """Add e and e·(base - x) to two totals, each in two vectors of 8 x float64."""
 
 
 @overload(add_moments, jit_options={"forceinline": True})
@@ -259,48 +258,46 @@ def _add_moments(sums, e, x, base):
     if e == float64x8:
 
         def narrow(sums, e, x, base):
-            a, a_low, b, b_low, c, c_low = sums
+            a, a_low, b, b_low = sums
             a, a_low = two_sum(a, a_low, e)
             b, b_low = two_sum(b, b_low, e * (base - x))
-            c, c_low = two_sum(c, c_low, e * e)
-            return a, a_low, b, b_low, c, c_low
+            return a, a_low, b, b_low
 
         return narrow
 
     def widened(sums, e, x, base):
-        a, a_high, b, b_high, c, c_high = sums
+        a, a_high, b, b_high = sums
         e1, e2 = halves(e)
         x1, x2 = halves(x)
-        b, b_high = fma(e1, base - x1, b), fma(e2, base - x2, b_high)
-        return a + e1, a_high + e2, b, b_high, fma(e1, e1, c), fma(e2, e2, c_high)
+        return a + e1, a_high + e2, fma(e1, base - x1, b), fma(e2, base - x2, b_high)
 
     return widened
 
 
 @inline
 def moments(p, n, top, first, scale, scale_low):
-    """Sums over all classes but ``first``, the largest: A, k and s as in exp_sum_over, Σ e_j·(top - z_j)/T and Σ e_j².
+    """Sums over all classes but ``first``, the largest: A, k and s as in exp_sum_over, and Σ e_j·(top - z_j)/T.
 
     The terms are relative to the largest class; where it stands too far above the others, to the next one.
     """
-    a, k, s, b, c = 0.0, 0.0, 0.0, 0.0, 0.0
+    a, k, s, b = 0.0, 0.0, 0.0, 0.0
     reference = top
     for attempt in range(2):
         s, k = reference_of(reference, scale)
-        a, b, c = _moments_at(p, n, top, first, s, k, scale, scale_low)
+        a, b = _moments_at(p, n, top, first, s, k, scale, scale_low)
         if attempt == 1 or a > too_small(p):
             break
         reference = largest_but(p, n, first)
         if reference == -math.inf:
-            return 0.0, 0.0, 0.0, 0.0, 0.0
+            return 0.0, 0.0, 0.0, 0.0
     if (top - s) * scale > 2000.0:  # the others' share is 0, and the distance may be infinite
         b = 0.0
-    return a, k, s, b, c
+    return a, k, s, b
 
 
 @inline
 def _moments_at(p, n, top, first, s, k, scale, scale_low):
-    """A, Σ e_j·(top - z_j)/T and Σ e_j² for given k and s. The next row is asked for meanwhile, for its first pass."""
+    """A and Σ e_j·(top - z_j)/T for given k and s. The next row is asked for meanwhile, for its first pass."""
     width = lanes(p)
     plain = scale == 1.0 and s == 0.0
     magic = fill(p, elementary.rounding(p) - k * (elementary.steps(p) if plain else 1.0))
@@ -308,11 +305,11 @@ def _moments_at(p, n, top, first, s, k, scale, scale_low):
     base = top - s
     factor, factor_low = two_words(p, scale, scale_low)
     zero = splat(0.0)
-    sums = zero, zero, zero, zero, zero, zero
+    sums = zero, zero, zero, zero
     own = first // width * width
     for i in range(0, n, width):
         prefetch(p, i + n)
-        v = load(p, i) if i != own and i + width <= n else _part(p, i, n, first)
+        v = load(p, i) if i != own and i + width <= n else part(p, i, n, first)
         if plain:
             x = maximum(v, floor)
             e = exp_shifted(x, magic)
@@ -320,8 +317,8 @@ def _moments_at(p, n, top, first, s, k, scale, scale_low):
             x = maximum(v - s, floor)
             e = exp_shifted_over(x, factor, factor_low, magic)
         sums = add_moments(sums, e, x, base)
-    a, a_low, b, b_low, c, c_low = sums
-    return add_reduce(a + a_low), add_reduce(b + b_low) * scale, add_reduce(c + c_low)
+    a, a_low, b, b_low = sums
+    return add_reduce(a + a_low), add_reduce(b + b_low) * scale
 
 
 @inline
@@ -334,7 +331,7 @@ def rank_of(p, n, y):
     for i in range(0, own, width):
         count = count + select(load(p, i) >= z, count * 0 + 1, 0)
     for i in range(own, n, width):
-        v = load(p, i) if i > own and i + width <= n else _part(p, i, n, -1)
+        v = load(p, i) if i > own and i + width <= n else part(p, i, n, -1)
         before = (v == z) & (lane_numbers(v) < y - i)
         count = count + select((v > z) | before, count * 0 + 1, 0)
     return np.int64(add_reduce(count))
