@@ -1,4 +1,4 @@
-"""Cross-entropy of labels and distributions, log loss of probabilities, the binary loss, small calls."""
+"""Cross-entropy of labels and distributions, log loss of probabilities, the binary loss, a gather."""
 
 
 def test_loss(time_case, case, contender):

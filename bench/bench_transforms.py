@@ -1,4 +1,4 @@
-"""logsumexp and softmax."""
+"""logsumexp, softmax and log_softmax."""
 
 
 def test_transform(time_case, case, contender):

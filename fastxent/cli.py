@@ -1,6 +1,7 @@
 """The command line: arguments, progress, exit codes.
 
-0: scored. 2: the command or its input is wrong, said in one line on standard error. 130: interrupted.
+0: done. 1: a benchmark became slower or misses a target. 2: the command or its input is wrong, said in one line on
+standard error. 130: interrupted.
 What is slow to import (Numba, PyArrow, Rich) comes in with the command that needs it, so that ``--help`` is quick.
 """
 
@@ -15,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-OK, WRONG, INTERRUPTED = 0, 2, 130
+OK, FELL_SHORT, WRONG, INTERRUPTED = 0, 1, 2, 130
 
 app = typer.Typer(
     add_completion=False,
@@ -23,6 +24,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Exact, fast cross-entropy of classifiers' predictions.",
 )
+
+
+class Interrupted(Exception):
+    """Ctrl-C, after a command has shown what there was to show."""
 
 
 class Kind(Enum):
@@ -46,7 +51,7 @@ def _option(help_text: str, panel: str | None = None, flag: str | None = None, *
     return typer.Option(*names, help=help_text, rich_help_panel=panel, show_default=shown, **more)
 
 
-_WHAT, _HOW, _SHOW = "What to read", "How to score", "What to show"
+_WHAT, _HOW, _SHOW, _RUN = "What to read", "How to score", "What to show", "What to measure"
 JsonOption = Annotated[str | None, _option("Write the figures to FILE; - for standard output.", _SHOW, metavar="FILE")]
 
 
@@ -173,6 +178,83 @@ def demo(
         show(demo_card(result))
 
 
+@app.command()
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(help="Words: the cases whose name or topic holds one.")] = None,
+    quick: Annotated[bool, _option("Small inputs, a few cases: under a minute.", _RUN, flag="--quick")] = False,
+    targets: Annotated[
+        bool, _option("Judge what has a target: pass or fail. Takes 10 GB and an hour.", _RUN, flag="--targets")
+    ] = False,
+    runs: Annotated[
+        int | None, _option("Whole tables; the median decides. Default: 1; 3 with --targets.", _RUN)
+    ] = None,
+    rounds: Annotated[int | None, _option("Turns of each contender in a case, where it is not slow.", _RUN)] = None,
+    scaling: Annotated[
+        bool, _option("Instead: how time grows with rows, classes and threads.", _RUN, flag="--scaling")
+    ] = False,
+    crossover: Annotated[
+        bool, _option("Instead: tiles of rows against single rows, by classes.", _RUN, flag="--crossover")
+    ] = False,
+    json: JsonOption = None,
+    plot: Annotated[str | None, _option("Draw a chart into FILE, a .png, .svg or .pdf.", _SHOW, metavar="FILE")] = None,
+    markdown: Annotated[bool, _option("Print the table as Markdown.", _SHOW, flag="--markdown")] = False,
+    compare: Annotated[
+        str | None, _option("Say what became slower or faster since FILE, of --json.", _SHOW, metavar="FILE")
+    ] = None,
+    tolerance: Annotated[
+        float, _option("By which part the share of the limit may change.", _SHOW, show_default=True)
+    ] = 0.15,
+) -> int:
+    """Measure fastxent, the other libraries installed, and the speed at which the same bytes can be read.
+
+    Exit code 1: slower than in the file of --compare, or a target missed.
+
+    fastxent bench --quick
+
+    fastxent bench float32-1000 score --plot chart.png
+    """
+    _refuse_bad_json_path(json)
+    if plot is not None:
+        _refuse_bad_json_path(plot, "--plot")
+    from fastxent.benchmark import charts, session
+
+    charts.require(plot)
+    tell = _line_on_terminal()
+    if scaling or crossover:
+        from fastxent.benchmark import crossover as crossing
+        from fastxent.benchmark import scaling as growth
+
+        found = (growth if scaling else crossing).measure(quick, tell)
+    else:
+        if compare is not None:
+            session.read_rows(compare)  # complains before the work
+        found = session.measure_named(names or (), quick, targets, runs, rounds, tell)
+    tell("")
+    if json is not None and not found.interrupted:
+        _write_json(found.to_dict(), json)
+    if plot is not None and not found.interrupted:
+        found.draw(plot)
+    if json != "-":
+        found.show(markdown)
+    if found.interrupted:
+        raise Interrupted("what was measured until then is shown; no file was written")
+    return OK if found.judge(targets, compare, tolerance) else FELL_SHORT
+
+
+def _line_on_terminal() -> Callable[[str], None]:
+    """A function that shows what is being done on one line of a terminal, and keeps what was left out."""
+    shown = sys.stderr.isatty()
+
+    def tell(text: str) -> None:
+        if "left out" in text:
+            sys.stderr.write(f"{text}\n")
+        elif shown:  # no thread that redraws: it would disturb what is measured
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+
+    return tell
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command.
 
@@ -198,6 +280,9 @@ def main(arguments: list[str] | None = None) -> int:
             return int(code or OK)
     except KeyboardInterrupt:
         pass
+    except Interrupted as interruption:
+        _complain("interrupted", str(interruption))
+        return INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
@@ -228,12 +313,12 @@ def _whole_numbers(text: str, option: str) -> tuple[int, ...]:
         raise ValueError(f"{option}: {text!r} is not whole numbers with commas, such as 1,5") from None
 
 
-def _refuse_bad_json_path(path: str | None) -> None:
+def _refuse_bad_json_path(path: str | None, option: str = "--json") -> None:
     """Raise before the work, not after it."""
     if path is not None and path != "-":
         folder = os.path.dirname(os.path.abspath(path))
         if os.path.isdir(path) or not os.access(folder, os.W_OK):
-            raise ValueError(f"--json: cannot write {path}")
+            raise ValueError(f"{option}: cannot write {path}")
 
 
 def _write_json(figures: dict[str, Any], path: str) -> None:

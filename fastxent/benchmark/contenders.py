@@ -1,72 +1,31 @@
-"""What the benchmark measures: the table of cases, their inputs, and how each library computes them.
+"""How each library computes a case: the inputs, and for every library a call to time.
 
 A contender is made from a case's arrays: conversions and compilation happen then, and what is returned is timed.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import fastxent
-
-Call = Callable[[], Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One row of the table: what is computed, of which dtype, and how large."""
-
-    work: str
-    dtype: str
-    n_classes: int
-    n_rows: int
-    quick_rows: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.work}-{self.dtype}-{self.n_classes}"
-
-    @property
-    def topic(self) -> str:
-        return WORKS[self.work].topic
-
-    def quick(self) -> "Case":
-        """The same, small enough for a first impression."""
-        return dataclasses.replace(self, n_rows=self.quick_rows)
-
-
-CASES = (
-    Case("cross_entropy", "float32", 1000, 100_000, 10_000),
-    Case("cross_entropy", "float32", 100, 1_000_000, 100_000),
-    Case("cross_entropy", "float32", 10, 2_000_000, 500_000),
-    Case("cross_entropy", "float64", 1000, 50_000, 5_000),
-    Case("cross_entropy", "bfloat16", 1000, 200_000, 20_000),
-    Case("small_call", "float32", 10, 32, 32),
-    Case("soft_targets", "float32", 1000, 50_000, 5_000),
-    Case("log_loss", "float32", 10, 2_000_000, 200_000),
-    Case("log_loss", "float32", 1000, 100_000, 10_000),
-    Case("binary", "float32", 1, 50_000_000, 5_000_000),
-    Case("logsumexp", "float32", 1000, 100_000, 10_000),
-    Case("softmax", "float32", 1000, 100_000, 10_000),
-    Case("score_card", "float32", 10, 2_000_000, 100_000),
-    Case("score_card", "float32", 1000, 100_000, 5_000),
-)
-
+from fastxent.benchmark.cases import Case
+from fastxent.benchmark.references import Call
 
 # --- inputs: arrays of a case, the predictions first ------------------------------------------------------------------
 
 
-def _logits(case: Case, rng: np.random.Generator, n_classes: int | None = None) -> np.ndarray:
+POOL = (1 << 22) + 15  # numbers drawn, and repeated: no predictor learns so many, and drawing a gigabyte takes long
+
+
+def _logits(case: Case, rng: np.random.Generator) -> np.ndarray:
     """Normal logits of standard deviation 2."""
-    shape = case.n_rows, n_classes or case.n_classes
-    dtype = _dtype(case.dtype)
-    z = np.empty(shape, dtype)
-    step = max(1, (1 << 22) // shape[1])  # what has to be cast is cast piece by piece
-    for start in range(0, shape[0], step):
-        part = z[start : start + step]
-        part[...] = 2 * rng.standard_normal(part.shape, np.float64 if dtype == np.float64 else np.float32)
+    z = np.empty((case.n_rows, case.n_classes), _dtype(case.dtype))
+    flat, wide = z.reshape(-1), np.float64 if case.dtype == "float64" else np.float32
+    pool = (2 * rng.standard_normal(min(POOL, flat.size), wide)).astype(z.dtype)
+    for start in range(0, flat.size, pool.size):
+        part = flat[start : start + pool.size]
+        part[...] = pool[: part.size]
     return z
 
 
@@ -100,6 +59,27 @@ def _binary_inputs(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ..
     return z, rng.integers(0, 2, case.n_rows).astype(z.dtype)
 
 
+def _images(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Logits of square images' pixels, (N, C, H, W), and their labels (N, H, W): at least two images of up to 512²."""
+    side = 512
+    while side > 1 and 2 * side * side > case.n_rows:
+        side //= 2
+    n_images = max(1, case.n_rows // side**2)
+    z = _logits(case, rng).reshape(-1)[: n_images * case.n_classes * side**2]
+    y = rng.integers(0, case.n_classes, (n_images, side, side))
+    return z.reshape(n_images, case.n_classes, side, side), y
+
+
+def _fortran(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    z, y = _labelled(case, rng)
+    return z.reshape(case.n_classes, case.n_rows).T, y
+
+
+def _log_probs(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    z, y = _labelled(case, rng)
+    return fastxent.log_softmax(z, out=z), y
+
+
 def _with_room(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     """Logits and an array for the result, its pages in memory."""
     z = _logits(case, rng)
@@ -131,8 +111,8 @@ def _torch(function: Callable[..., Any]) -> Callable[..., Call]:
     return prepare
 
 
-def _jax(function: Callable[..., Any]) -> Callable[..., Call]:
-    """A contender from function(jax, optax, *arrays), jitted."""
+def _jax(function: Callable[..., Any], transposed: bool = False) -> Callable[..., Call]:
+    """A contender from function(jax, optax, *arrays), jitted; the first array transposed, if so: the same memory."""
 
     def prepare(*arrays: np.ndarray) -> Call:
         import jax
@@ -141,6 +121,8 @@ def _jax(function: Callable[..., Any]) -> Callable[..., Call]:
         wide = any(a.dtype == np.float64 for a in arrays)
         precision: Any = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
         with precision(wide):
+            if transposed:
+                arrays = (arrays[0].T, *arrays[1:])
             there = [jax.numpy.asarray(a if a.dtype.kind != "i" else a.astype(np.int32)) for a in arrays]
             jitted = jax.jit(lambda *xs: function(jax, optax, *xs)).lower(*there).compile()
         return lambda: jitted(*there).block_until_ready()
@@ -151,8 +133,11 @@ def _jax(function: Callable[..., Any]) -> Callable[..., Call]:
 def _scipy_loss(z: np.ndarray, y: np.ndarray) -> Call:
     from scipy.special import logsumexp
 
-    rows = np.arange(len(y))
-    return lambda: (logsumexp(z, axis=1) - z[rows, y]).mean()
+    def loss() -> Any:
+        own = np.take_along_axis(z, np.expand_dims(y, 1), 1)
+        return (logsumexp(z, axis=1) - own.squeeze(1)).mean()
+
+    return loss
 
 
 def _scipy(name: str) -> Callable[..., Call]:
@@ -203,76 +188,119 @@ def _torchmetrics_card(z: np.ndarray, y: np.ndarray) -> Call:
     return card
 
 
+class Peer(NamedTuple):
+    """Another library's way to compute something."""
+
+    prepare: Callable[..., Call]  # from the case's arrays
+    most_bytes: int | None = None  # beyond these it is given the first rows alone, and its time counts in proportion
+
+
 class Work(NamedTuple):
     """Something to compute: its inputs, and how each library computes it."""
 
-    topic: str
     inputs: Callable[[Case, np.random.Generator], tuple[np.ndarray, ...]]
     ours: Callable[..., Call]
-    peers: dict[str, Callable[..., Call]]
+    peers: dict[str, Peer]
     figure: Callable[[Any], float] = float  # of a result: one number, to see that all compute the same
 
 
-_LOSS_PEERS: dict[str, Callable[..., Call]] = {
-    "torch": _torch(lambda torch, f, z, y: f.cross_entropy(z, y)),
-    "jax": _jax(lambda jax, optax, z, y: optax.softmax_cross_entropy_with_integer_labels(z, y).mean()),
-    "scipy": _scipy_loss,
-}
+# What allocates many times its input, or takes a minute for a gigabyte.
+SLOW_BYTES = 1 << 28
+
+
+def _loss_peers(axis: int = 1) -> dict[str, Peer]:
+    """Of logits and labels; the classes on this axis of what jax gets, whose arrays have one order alone."""
+    return {
+        "torch": Peer(_torch(lambda torch, f, z, y: f.cross_entropy(z, y))),
+        "jax": Peer(
+            _jax(
+                lambda jax, optax, z, y: optax.softmax_cross_entropy_with_integer_labels(z, y, axis=axis).mean(),
+                transposed=axis == 0,
+            )
+        ),
+        "scipy": Peer(_scipy_loss, SLOW_BYTES),
+    }
+
+
+def _loss(z: np.ndarray, y: np.ndarray) -> Call:
+    return lambda: fastxent.cross_entropy(z, y)
+
+
+def _first(result: Any) -> float:
+    return float(np.asarray(result).reshape(-1)[0])
+
 
 WORKS = {
-    "cross_entropy": Work("losses", _labelled, lambda z, y: lambda: fastxent.cross_entropy(z, y), _LOSS_PEERS),
-    "small_call": Work("losses", _labelled, lambda z, y: lambda: fastxent.cross_entropy(z, y), _LOSS_PEERS),
+    "cross_entropy": Work(_labelled, _loss, _loss_peers()),
+    "small_call": Work(_labelled, _loss, _loss_peers()),
+    "class_axis_1": Work(_images, lambda z, y: lambda: fastxent.cross_entropy(z, y, axis=1), _loss_peers()),
+    "fortran_order": Work(_fortran, _loss, _loss_peers(axis=0)),
     "soft_targets": Work(
-        "losses",
         _distributed,
         lambda z, p: lambda: fastxent.cross_entropy(z, p),
         {
-            "torch": _torch(lambda torch, f, z, p: f.cross_entropy(z, p)),
-            "jax": _jax(lambda jax, optax, z, p: optax.softmax_cross_entropy(z, p).mean()),
+            "torch": Peer(_torch(lambda torch, f, z, p: f.cross_entropy(z, p))),
+            "jax": Peer(_jax(lambda jax, optax, z, p: optax.softmax_cross_entropy(z, p).mean())),
         },
     ),
     "log_loss": Work(
-        "losses",
         _labelled_probs,
         lambda q, y: lambda: fastxent.log_loss(q, y),
-        {"scikit-learn": _sklearn_log_loss, "torch": _torch(lambda torch, f, q, y: f.nll_loss(torch.log(q), y))},
+        {
+            "scikit-learn": Peer(_sklearn_log_loss, SLOW_BYTES),
+            "torch": Peer(_torch(lambda torch, f, q, y: f.nll_loss(torch.log(q), y))),
+        },
+    ),
+    "nll": Work(
+        _log_probs,
+        lambda log_q, y: lambda: fastxent.nll(log_q, y),
+        {
+            "torch": Peer(_torch(lambda torch, f, log_q, y: f.nll_loss(log_q, y))),
+            "jax": Peer(_jax(lambda jax, optax, log_q, y: -jax.numpy.take_along_axis(log_q, y[:, None], 1).mean())),
+        },
     ),
     "binary": Work(
-        "losses",
         _binary_inputs,
         lambda z, y: lambda: fastxent.binary_cross_entropy(z, y),
         {
-            "torch": _torch(lambda torch, f, z, y: f.binary_cross_entropy_with_logits(z, y)),
-            "jax": _jax(lambda jax, optax, z, y: optax.sigmoid_binary_cross_entropy(z, y).mean()),
+            "torch": Peer(_torch(lambda torch, f, z, y: f.binary_cross_entropy_with_logits(z, y))),
+            "jax": Peer(_jax(lambda jax, optax, z, y: optax.sigmoid_binary_cross_entropy(z, y).mean())),
         },
     ),
     "logsumexp": Work(
-        "transforms",
         lambda case, rng: (_logits(case, rng),),
         lambda z: lambda: fastxent.logsumexp(z),
         {
-            "torch": _torch(lambda torch, f, z: torch.logsumexp(z, 1)),
-            "jax": _jax(lambda jax, optax, z: jax.nn.logsumexp(z, axis=1)),
-            "scipy": _scipy("logsumexp"),
+            "torch": Peer(_torch(lambda torch, f, z: torch.logsumexp(z, 1))),
+            "jax": Peer(_jax(lambda jax, optax, z: jax.nn.logsumexp(z, axis=1))),
+            "scipy": Peer(_scipy("logsumexp"), SLOW_BYTES),
         },
-        lambda result: float(result[0]),
+        _first,
     ),
     "softmax": Work(
-        "transforms",
         _with_room,
         lambda z, out: lambda: fastxent.softmax(z, out=out),
         {
-            "torch": _torch(lambda torch, f, z, out: torch.softmax(z, 1, out=out)),
-            "jax": _jax(lambda jax, optax, z, out: jax.nn.softmax(z, axis=1)),
-            "scipy": _scipy("softmax"),
+            "torch": Peer(_torch(lambda torch, f, z, out: torch.softmax(z, 1, out=out))),
+            "jax": Peer(_jax(lambda jax, optax, z, out: jax.nn.softmax(z, axis=1))),
+            "scipy": Peer(_scipy("softmax"), SLOW_BYTES),
         },
-        lambda result: float(result[0, 0]),
+        _first,
+    ),
+    "log_softmax": Work(
+        _with_room,
+        lambda z, out: lambda: fastxent.log_softmax(z, out=out),
+        {
+            "torch": Peer(_torch(lambda torch, f, z, out: torch.log_softmax(z, 1, out=out))),
+            "jax": Peer(_jax(lambda jax, optax, z, out: jax.nn.log_softmax(z, axis=1))),
+            "scipy": Peer(_scipy("log_softmax"), SLOW_BYTES),
+        },
+        _first,
     ),
     "score_card": Work(
-        "score",
         _labelled,
         lambda z, y: lambda: fastxent.score(z, y).nll,
-        {"torchmetrics": _torchmetrics_card},
+        {"torchmetrics": Peer(_torchmetrics_card, SLOW_BYTES)},
     ),
 }
 TOLERANCES = {"float16": 1e-2, "bfloat16": 5e-2, "float32": 1e-3, "float64": 1e-9}
