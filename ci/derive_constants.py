@@ -2,6 +2,8 @@
 
 exp: minimax (Remez) of (e^r - 1 - r) / r^2 on [-ln 2 / 2, ln 2 / 2], or an eighth of it beside a table of 2^(j/8),
 weighted so that the relative error of e^r levels.
+
+log1p in float32: minimax of (ln(1 + f) - f) / f^2 on [sqrt(1/2) - 1, sqrt(2) - 1], weighted likewise.
 """
 
 import mpmath
@@ -55,6 +57,14 @@ def main():
         coefficients, worst = remez(tail, lambda r: r**2 / mpmath.exp(r), -half, half, degree)
         print(f"{name}: degree {degree + 2} in all, relative error 2^{mpmath.nstr(mpmath.log(worst, 2), 5)}")
         print("   ", ", ".join(mpmath.nstr(c, 20) for c in coefficients))
+
+    def log_tail(f):
+        return (mpmath.log1p(f) - f) / f**2 if abs(f) > 1e-12 else -mpmath.mpf(1) / 2 + f / 3
+
+    ends = [(mpmath.sqrt(x) - 1) * mpmath.mpf("1.00001") for x in (mpmath.mpf(1) / 2, 2)]
+    coefficients, worst = remez(log_tail, lambda f: abs(f**2 / mpmath.log1p(f)) if f else mpmath.mpf(0), *ends, 8)
+    print(f"LOG32: degree 10 in all, relative error 2^{mpmath.nstr(mpmath.log(worst, 2), 5)}")
+    print("   ", ", ".join(mpmath.nstr(c, 20) for c in coefficients))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ def families(c, dtype, rng):
         "low first": np.where(k < 16, -1e4, g),
         "low then just in headroom": np.where(k < 1, 0.0, 87.0 + 0.1 * u),
         "high first": np.where(k < 16, 1e4, g),
+        "low first, far above last": np.where(k == 0, -512.0, np.where(k == c - 1, 500.0, g)),
         "last is the maximum": np.where(k == c - 1, 60.0, g),
         "half multiples of ln 2": (rng.integers(-60, 60, c) + 0.5) * LN2,
         "multiples of ln 2": rng.integers(-60, 60, c) * LN2,

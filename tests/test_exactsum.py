@@ -144,6 +144,29 @@ def test_every_level_filled_to_its_bound(sign, exponent):
         assert exact_sum_fraction(block_state(values)) == sum(map(Fraction, values.tolist()))
 
 
+# Around what the fixed-point path takes: below 2^11, a multiple of 2^-91.
+EDGES = [2.0**11, 2.0**-40, 2.0**-41, 2.0**-91, 2.0**-92, 1.5 * 2.0**-41, 2.0**11 - 2.0**-40]
+
+
+@pytest.mark.parametrize("edge", EDGES)
+def test_numbers_around_the_ends_of_fixed_point(edge):
+    below, above = np.nextafter(edge, 0), np.nextafter(edge, np.inf)
+    for n in (24, 31, 64, 1000, 1024, 1025, 3000):
+        for x in (edge, below, above):
+            for values in (np.full(n, x), np.full(n, -x), np.where(np.arange(n) % 3 == 0, x, -1.75)):
+                assert exact_sum_fraction(block_state(values)) == sum(map(Fraction, values.tolist())), (n, x)
+
+
+@pytest.mark.parametrize("outlier", [2.0**11, -(2.0**11), 2.0**-92, -TINY, 1e300, INF, -INF, NAN])
+def test_one_number_that_fixed_point_does_not_take(outlier):
+    rng = np.random.default_rng(8)
+    for n in (24, 29, 32, 1024, 1100):
+        for at in {0, 7, n // 2, n - 2, n - 1}:
+            values = rng.exponential(1.0, n).astype(np.float32).astype(np.float64)
+            values[at] = outlier
+            assert same_state(block_state(values), scalar_state(values)), (n, at)
+
+
 def test_order_does_not_matter():
     rng = np.random.default_rng(4)
     values = np.concatenate([DISTRIBUTIONS[d](rng, 200) for d in DISTRIBUTIONS])

@@ -10,8 +10,9 @@ import numpy as np
 
 from fastxent.kernels.exactsum import exact_sum_add, exact_sum_add_block
 from fastxent.kernels.jit import inline
-from fastxent.kernels.memory import address, offset, pointer
+from fastxent.kernels.memory import address, load, load_some, offset, pointer, store, store_some
 from fastxent.kernels.probabilities import PROBS, are_log_probs, probability_sums
+from fastxent.kernels.simd import add_reduce, any_lane, first_lanes, select, splat
 from fastxent.kernels.tiles import ROWS
 
 # Why a row is refused.
@@ -88,16 +89,36 @@ def row_block(view, like, i, m, n, buffer):
 
 @inline
 def read_labels(labels, i, m, n, has_ignore, ignore_index, label):
-    """Labels i.. to ``label``, -1 for an ignored row. Returns the first row out of range, or -1."""
-    bad = False
-    for r in range(m):
-        y = labels[i + r]
+    """Labels i.. to ``label``, -1 for an ignored row. Returns the first row out of range, or -1.
+
+    Up to the next multiple of 16 rows -1 follows: what reads them in vectors finds no row there.
+    """
+    p, to = pointer(labels, i), pointer(label, 0)
+    outside = splat(np.int64(0))  # negative where a label was, or n - 1 less a label
+    full = m & -8
+    if has_ignore:
+        for r in range(0, full, 8):
+            y = load(p, r)
+            ignored = y == ignore_index
+            store(to, r, select(ignored, -1, y))
+            y = select(ignored, 0, y)
+            outside = outside | y | (n - 1 - y)
+    else:
+        for r in range(0, full, 8):
+            y = load(p, r)
+            store(to, r, y)
+            outside = outside | y | (n - 1 - y)
+    bad = any_lane(outside < 0)
+    for r in range(full, m):
+        y = p[r]
         ignored = has_ignore and y == ignore_index
         bad |= (not ignored) and (y < 0 or y >= n)
-        label[r] = -1 if ignored else y
+        to[r] = -1 if ignored else y
+    for r in range(m, (m + 15) & -16):
+        to[r] = -1
     if bad:
         for r in range(m):
-            if not (has_ignore and labels[i + r] == ignore_index) and (labels[i + r] < 0 or labels[i + r] >= n):
+            if not (has_ignore and p[r] == ignore_index) and (p[r] < 0 or p[r] >= n):
                 return i + r
     return -1
 
@@ -133,49 +154,69 @@ def row_fault(p, n, kind, normalize, sum_tol):
 @inline
 def weighed(w, loss):
     """w·loss; what has no weight counts 0, even an infinite loss. A NaN stays."""
-    return 0.0 if w == 0.0 and loss == np.inf else w * loss
+    return select((w == 0.0) & (loss == np.inf), 0.0, w * loss)
 
 
 @inline
-def settle_labels(values, label, m, i, class_weight, sample_weight, weigh_values, scratch, out, sums):
+def settle_labels(values, label, m, i, class_weight, sample_weight, weigh_values, factors, out, sums):
     """Losses of rows with labels: class weights (onto the losses unless they have them), then as ``settle``."""
     weighted = class_weight.size > 0
+    v, f, y = pointer(values, 0), pointer(factors, 0), pointer(label, 0)
     if weighted:
         for r in range(m):
-            w = class_weight[label[r]] if label[r] >= 0 else 0.0
-            scratch[r] = w
-            if weigh_values:
-                values[r] = weighed(w, values[r])
-    else:
-        for r in range(m):
-            scratch[r] = 1.0 if label[r] >= 0 else 0.0
-    for r in range(m):
-        if label[r] < 0:
-            values[r] = 0.0
-    settle(values, scratch, weighted, m, i, sample_weight, out, sums)
+            f[r] = class_weight[y[r]] if y[r] >= 0 else 0.0
+        if weigh_values:
+            for r in range(0, m, 8):
+                store(v, r, weighed(load(f, r), load(v, r)))
+    if weighted or sample_weight.size > 0:
+        for r in range(0, m, 8):
+            ignored = load(y, r) < 0
+            store(v, r, select(ignored, 0.0, load(v, r)))
+            if not weighted:
+                store(f, r, select(ignored, splat(0.0), 1.0))
+        settle(values, factors, weighted, m, i, sample_weight, out, sums)
+        return
+    count, one = splat(np.int64(0)), splat(np.int64(1))
+    for r in range(0, m, 8):
+        ignored = load(y, r) < 0
+        store(v, r, select(ignored, 0.0, load(v, r)))
+        count = count + select(ignored, 0, one)
+    _emit(values, m, i, out, sums)
+    if sums.shape[0] > 0:
+        exact_sum_add(sums[WEIGHTS], np.float64(add_reduce(count)))
 
 
 @inline
 def settle(values, factors, weighted, m, i, sample_weight, out, sums):
     """Sample weights; then losses to ``out`` and to the exact sums, with the weights that the mean divides by."""
+    v, f = pointer(values, 0), pointer(factors, 0)
+    weighted = weighted or sample_weight.size > 0
     if sample_weight.size > 0:
-        for r in range(m):
-            values[r] = weighed(sample_weight[i + r], values[r])
-            factors[r] = sample_weight[i + r] * factors[r]
-    for r in range(m):
-        values[r] = values[r] + 0.0  # -0.0 becomes 0.0
+        s = pointer(sample_weight, i)
+        for r in range(0, m, 8):
+            w = load_some(s, r, first_lanes(m - r, splat(0.0)), 0.0)
+            store(v, r, weighed(w, load(v, r)))
+            store(f, r, w * load(f, r))
+    _emit(values, m, i, out, sums)
+    if sums.shape[0] > 0:
+        if weighted:
+            exact_sum_add_block(sums[WEIGHTS], factors, m)
+        else:  # every row counts 1
+            exact_sum_add(sums[WEIGHTS], np.float64(m))
+
+
+@inline
+def _emit(values, m, i, out, sums):
+    """Losses to ``out`` and to their exact sum, where these are wanted."""
     if out.size > 0:
-        for r in range(m):
-            out[i + r] = values[r]
+        v, o = pointer(values, 0), pointer(out, i)
+        full = m & -8
+        for r in range(0, full, 8):
+            store(o, r, load(v, r) + 0.0)  # -0.0 becomes 0.0
+        if full < m:
+            store_some(o, full, first_lanes(m - full, splat(0.0)), load(v, full) + 0.0)
     if sums.shape[0] > 0:
         exact_sum_add_block(sums[LOSSES], values, m)
-        if weighted or sample_weight.size > 0:
-            exact_sum_add_block(sums[WEIGHTS], factors, m)
-        else:
-            count = 0.0
-            for r in range(m):
-                count += factors[r]
-            exact_sum_add(sums[WEIGHTS], count)
 
 
 @inline

@@ -70,7 +70,7 @@ def hard_cross_entropy(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
     """Logits and class indices, without smoothing, one row at a time."""
-    figures = scratch(np.float64, 4, ROWS)
+    figures = scratch(like.dtype, 4, ROWS)
     values = scratch(np.float64, 0, ROWS)
     factors = scratch(np.float64, 0, ROWS)
     label = scratch(np.int64, 0, LABELS)
@@ -84,7 +84,7 @@ def hard_cross_entropy_tiles(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
     """The same for few classes, in tiles."""
-    figures = scratch(np.float64, 4, ROWS)
+    figures = scratch(like.dtype, 4, ROWS)
     values = scratch(np.float64, 0, ROWS)
     factors = scratch(np.float64, 0, ROWS)
     label = scratch(np.int64, 0, LABELS)

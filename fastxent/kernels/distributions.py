@@ -26,6 +26,7 @@ from fastxent.kernels.blocks import (
 from fastxent.kernels.divergence import divergence, divergence_of_logits
 from fastxent.kernels.elementary import LN_2, exp_shifted, exp_shifted_over, exp_times
 from fastxent.kernels.figures import LABELS, left_out, nll_of, row_figures, row_sum, tile_figures, top_figures
+from fastxent.kernels.finish import log_sum
 from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.memory import (
     load,
@@ -39,7 +40,7 @@ from fastxent.kernels.memory import (
     store_some_double,
 )  # fmt: skip
 from fastxent.kernels.probabilities import LOGITS, information
-from fastxent.kernels.rows import floor_exponent, lanes, log_sum, two_words
+from fastxent.kernels.rows import floor_exponent, lanes, two_words
 from fastxent.kernels.simd import any_lane, fill, first_lanes, fma, maximum, select, splat
 from fastxent.kernels.tiles import ROWS, TILE_SIZE
 

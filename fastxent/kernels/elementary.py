@@ -11,6 +11,10 @@ exp_shifted, float64     \|x\| <= 1024                                   1.0 · 
 exp                      all, gradual underflow                        1.1 · 2^-52 (while normal)
 expm1                    all                                           2.0 · 2^-52
 log, log1p               all, denormals included                       1.0 · 2^-52
+times_exp, float32       \|x\| <= 1024                                   1.2 · 2^-23
+times_exp, float64       \|x\| <= 1024                                   1.1 · 2^-52
+log1p_positive, float32  0 <= x < 2^126                                1.1 · 2^-23
+log1p_positive, float64  0 <= x < 2^1000                               1.0 · 2^-52
 =======================  ============================================  =================================
 
 exp: Cody and Waite, Software Manual for the Elementary Functions (1980), ch. 6: x = n·ln 2 + r with ln 2 in two words,
@@ -18,7 +22,9 @@ then a polynomial in r (ci/derive_constants.py) and n added to the exponent. n i
 sum's low bits hold it. Taking k from that constant gives e^x·2^-k at no cost and without rounding: this is how a row's
 terms are brought near 1, where subtracting the row's maximum from x would round.
 
-log, log1p: the reduction and the polynomial of FreeBSD's msun e_log.c and s_log1p.c (below 1 ulp, as stated there).
+log, log1p: the reduction and the polynomial of FreeBSD's msun e_log.c (below 1 ulp, as stated there); in float32 a
+polynomial in f alone (ci/derive_constants.py). With 1 + x = 2^n·(1 + f), f = x·2^-n + (2^-n - 1) is one fma, which
+loses nothing of x.
 """
 
 import math
@@ -28,7 +34,7 @@ from numba.extending import overload
 
 from fastxent.kernels import simd
 from fastxent.kernels.jit import inline
-from fastxent.kernels.simd import bits, fma, from_bits, maximum, select
+from fastxent.kernels.simd import bits, fma, from_bits, maximum, select, to_real
 
 ROUND32 = np.float32(1.5 * 2**23)
 ROUND64 = 1.5 * 2**52
@@ -39,6 +45,8 @@ LN_2 = 0.6931471805599453
 LN2_HIGH32, LN2_LOW32 = 0.693359375, -2.12194440054690583e-4
 LN2_HIGH64, LN2_LOW64 = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 SQRT_HALF_BITS = int(np.float64(math.sqrt(0.5)).view(np.int64))
+EXPONENT32, ONE_BITS32 = -(1 << 23), 127 << 23  # the mask of a float32's sign and exponent; the bits of 1
+SQRT_HALF_BITS32 = int(np.float32(math.sqrt(0.5)).view(np.int32))
 
 # e^x·2^-k is for x with a moderate magnitude; beyond it a row's reference is subtracted (rows.py), which is then exact
 # for every term that counts: either x is within a factor 2 of the reference (Sterbenz), or its term is below e^-256.
@@ -52,11 +60,17 @@ HEADROOM64, FLOOR64 = 990, -1020
 @inline
 def _exp_tail32(r):
     """e^r on [-ln 2 / 2, ln 2 / 2] in float32; polynomial 2^-28."""
+    return fma(_expm1_over32(r), r, np.float32(1.0))
+
+
+@inline
+def _expm1_over32(r):
+    """(e^r - 1) / r on the same interval."""
     q = fma(r, np.float32(0.0013814467059326510579), np.float32(0.0083687804111805336497))
     q = fma(q, r, np.float32(0.041668394210893869329))
     q = fma(q, r, np.float32(0.16666520107819589424))
     q = fma(q, r, np.float32(0.49999993412501565687))
-    return fma(fma(q, r, np.float32(1.0)), r, np.float32(1.0))
+    return fma(q, r, np.float32(1.0))
 
 
 @inline
@@ -144,6 +158,39 @@ def _exp_shifted_over(x, scale, scale_low, magic):
     return lambda x, scale, scale_low, magic: _exp_shifted_over64(x, scale, scale_low, magic)
 
 
+@inline
+def _times_exp32(factor, x, scale, scale_low, magic):
+    t = fma(x, scale * np.float32(LOG2_E), magic)
+    n = t - magic
+    r = fma(x, scale_low, fma(x, scale, n * np.float32(-LN2_HIGH32)))
+    r = fma(n, np.float32(-LN2_LOW32), r)
+    power = from_bits(bits(factor) + (bits(t) << 23))
+    return fma(power, _expm1_over32(r) * r, power)
+
+
+@inline
+def _times_exp64(factor, x, scale, scale_low, magic):
+    t = fma(x, scale * LOG2_E, magic)
+    n = t - magic
+    r = fma(x, scale_low, fma(x, scale, n * -LN2_HIGH64))
+    power = from_bits(bits(factor) + (bits(t) << 52))
+    return fma(power, _expm1_tail64(fma(n, -LN2_LOW64, r)), power)
+
+
+def times_exp(factor, x, scale, scale_low, magic):
+    """factor·e^(x·(scale + scale_low))·2^k with magic = rounding(x) + k: for a positive factor, rounded but once more.
+
+    Both factor·2^k and the result must be normal numbers, and |x·scale| at most 1024.
+    """
+
+
+@overload(times_exp, jit_options={"forceinline": True})
+def _times_exp(factor, x, scale, scale_low, magic):
+    if simd.is_float32(x):
+        return lambda factor, x, scale, scale_low, magic: _times_exp32(factor, x, scale, scale_low, magic)
+    return lambda factor, x, scale, scale_low, magic: _times_exp64(factor, x, scale, scale_low, magic)
+
+
 # The constant whose addition rounds to an integer; less k, it makes exp_shifted_over leave out a factor 2^k. What
 # exp_shifted adds rounds to a multiple of 1 / STEPS: there it is less k·STEPS.
 rounding = simd.by_type(ROUND32, ROUND64)
@@ -201,8 +248,8 @@ def expm1(x):
 
 
 @inline
-def _log_parts(f, low, k):
-    """ln(1 + f) + low + k·ln 2, for f in [sqrt(1/2) - 1, sqrt(2) - 1] and a small correction; FreeBSD e_log.c."""
+def _log_parts(f, k):
+    """ln(1 + f) + k·ln 2, for f in [sqrt(1/2) - 1, sqrt(2) - 1]; FreeBSD e_log.c."""
     s = f / (f + 2.0)
     z = s * s
     p = fma(z, 1.479819860511658591e-01, 1.531383769920937332e-01)
@@ -212,8 +259,7 @@ def _log_parts(f, low, k):
     p = fma(p, z, 3.999999999940941908e-01)
     p = fma(p, z, 6.666666666666735130e-01)
     half = f * f * 0.5
-    low = fma(k, LN2_LOW64, low)
-    return fma(k, LN2_HIGH64, f - (half - fma(s, fma(p, z, half), low)))
+    return fma(k, LN2_HIGH64, f - (half - fma(s, fma(p, z, half), k * LN2_LOW64)))
 
 
 @inline
@@ -229,18 +275,64 @@ def log_times_power(x, power):
     b = bits(select(denormal, x * 18014398509481984.0, x))  # 2^54
     n = (b - SQRT_HALF_BITS) >> 52
     k = (whole_float(n) - select(denormal, 54.0, 0.0)) + power
-    result = _log_parts(from_bits(b - (n << 52)) - 1.0, 0.0, k)
+    result = _log_parts(from_bits(b - (n << 52)) - 1.0, k)
     result = select(x == math.inf, math.inf, result)
     return select(x > 0.0, result, select(x == 0.0, -math.inf, math.nan))
 
 
 @inline
 def log1p(x):
-    """ln(1 + x) in float64: -inf at -1, NaN below. What 1 + x loses is put back to first order, as in s_log1p.c."""
+    """ln(1 + x) in float64: -inf at -1, NaN below."""
     u = x + 1.0
-    lost = select(x < 1.0, x - (u - 1.0), (x - u) + 1.0)
     b = bits(u)
     n = (b - SQRT_HALF_BITS) >> 52
-    result = _log_parts(from_bits(b - (n << 52)) - 1.0, lost / u, whole_float(n))
+    f = select(x < 2.0**60, _scaled_less_1(x, n), from_bits(b - (n << 52)) - 1.0)
+    result = _log_parts(f, whole_float(n))
     result = select(x == math.inf, math.inf, result)
     return select(x > -1.0, result, select(x == -1.0, -math.inf, math.nan))
+
+
+@inline
+def _scaled_less_1(x, n):
+    """(1 + x)·2^-n - 1, rounded once: 2^-n - 1 is exact where its last bit counts."""
+    q = from_bits((1023 - n) << 52)
+    return fma(x, q, q - 1.0)
+
+
+def log1p_positive(x):
+    """ln(1 + x) for 0 <= x < 2^126 (float32) or 2^1000 (float64)."""
+
+
+@overload(log1p_positive, jit_options={"forceinline": True})
+def _log1p_positive(x):
+    return (lambda x: _log1p_positive32(x)) if simd.is_float32(x) else (lambda x: _log1p_positive64(x))
+
+
+@inline
+def _log1p_positive64(x):
+    n = (bits(x + 1.0) - SQRT_HALF_BITS) >> 52
+    return _log_parts(_scaled_less_1(x, n), whole_float(n))
+
+
+@inline
+def _log1p_positive32(x):
+    n = (bits(x + np.float32(1.0)) - SQRT_HALF_BITS32) & EXPONENT32
+    q = from_bits(ONE_BITS32 - n)
+    return _log_parts32(fma(x, q, q - np.float32(1.0)), n)
+
+
+@inline
+def _log_parts32(f, n):
+    """ln(1 + f) + n·2^-23·ln 2, for f in [sqrt(1/2) - 1, sqrt(2) - 1] and a multiple of 2^23; polynomial 2^-27.8.
+
+    One word of ln 2 will do: as a float32 it is off by 2^-28.
+    """
+    p = fma(f, np.float32(-0.076217575174591502325), np.float32(0.12904460689969823293))
+    p = fma(p, f, np.float32(-0.13243009362773707584))
+    p = fma(p, f, np.float32(0.14181822827805632441))
+    p = fma(p, f, np.float32(-0.16609079961983028453))
+    p = fma(p, f, np.float32(0.20001973947202686072))
+    p = fma(p, f, np.float32(-0.25001583056512342989))
+    p = fma(p, f, np.float32(0.33333325692914426599))
+    p = fma(p, f, np.float32(-0.4999998834551794283))
+    return fma(to_real(n), np.float32(LN_2 * 2.0**-23), fma(f * f, p, f))

@@ -14,8 +14,8 @@ import fractions
 import numpy as np
 
 from fastxent.kernels.jit import compiled, inline
-from fastxent.kernels.memory import load, pointer
-from fastxent.kernels.simd import add_reduce, any_lane, bits, fma, from_bits, max_reduce, maximum, splat
+from fastxent.kernels.memory import load, load_some, pointer
+from fastxent.kernels.simd import add_reduce, any_lane, bits, first_lanes, fma, from_bits, max_reduce, maximum, splat
 
 # Limb k counts units of 2^(32k - 1074). The largest float64 touches limb 65; two more take 2^60 additions' carries.
 N_LIMBS = 68
@@ -105,17 +105,8 @@ def exact_sum_add(state, x):
     _add_reserved(state, np.float64(x))
 
 
-# exact_sum_add_block's fast path. With a chunk's numbers below 2^X, six vectors of accumulators hold 1.5·2^(52 + e),
-# with e = X - 43 and 44 less at each next level. Adding x to the first rounds x to a multiple of 2^e; what was rounded
-# off is exact, at most 2^(e - 1), and goes to the next level (J. Demmel and H. D. Nguyen, Fast reproducible
-# floating-point summation, ARITH 2013). 128 additions a lane stay within 2^50 units of 2^e, the total of eight lanes
-# within 2^53: nothing is ever rounded. Three levels hold all numbers from 2^(X - 79) up, six those from 2^(X - 211) up.
-CHUNK = 1024
+CHUNK = 1024  # numbers of a block that are added together
 SHORT = 24  # fewer numbers are faster one by one
-LEVEL_BITS = 44
-TOP_LEVEL = 10  # the first accumulators' exponent field is that of the chunk's largest number plus this
-MAX_FAST_EXPONENT = 2046 - TOP_LEVEL
-MIN_FAST_EXPONENT = 5 * LEVEL_BITS - TOP_LEVEL + 1
 
 
 @compiled
@@ -123,10 +114,73 @@ def exact_sum_add_block(state, values, n):
     """Add values[:n], contiguous float64, to a state, int64[STATE_SIZE]: exactly, so as one by one in any order."""
     start = 0
     while n - start >= SHORT:
-        whole = min(n - start, CHUNK) & -8
-        _add_chunk(state, values, start, start + whole)
-        start += whole
+        stop = min(n, start + CHUNK)
+        if not _add_fixed(state, values, start, stop):
+            whole = start + ((stop - start) & -8)
+            _add_chunk(state, values, start, whole)
+            _add_each(state, values, whole, stop)
+        start = stop
     _add_each(state, values, start, n)
+
+
+# The first path, for multiples of 2^-91 below 2^11, which losses nearly always are: fixed point. Adding BASE_1, whose
+# last bit is 2^-40, rounds a number to a multiple of that, which the sum's bits hold as an integer beside BASE_1's own;
+# what was rounded off is exact, at most 2^-41, and goes to BASE_2. Integers are summed: 1024 of them, each below 2^51,
+# stay within 64 bits; BASE's bits, as many times, are taken off modulo 2^64.
+FINE_1, FINE_2 = 40, 91
+BASE_1, BASE_2 = 1.5 * 2.0 ** (52 - FINE_1), 1.5 * 2.0 ** (52 - FINE_2)
+BASE_1_BITS, BASE_2_BITS = (int(np.float64(base).view(np.int64)) for base in (BASE_1, BASE_2))
+
+
+@inline
+def _add_fixed(state, values, start, stop):
+    """Add values[start:stop], at most CHUNK numbers. False, and nothing added, if one of them does not fit."""
+    p = pointer(values, 0)
+    zero = splat(np.int64(0))
+    sum_1, sum_2, outside, rest = zero, zero, zero, zero
+    full = stop - ((stop - start) & 7)
+    for i in range(start, full, 8):
+        sum_1, sum_2, outside, rest = _fixed_step(load(p, i), sum_1, sum_2, outside, rest)
+    if full < stop:
+        tail = load_some(p, full, first_lanes(stop - full, splat(0.0)), 0.0)
+        sum_1, sum_2, outside, rest = _fixed_step(tail, sum_1, sum_2, outside, rest)
+    if any_lane((outside >> 52) != 0) or any_lane(rest != 0):
+        return False
+    n = np.int64((stop - start + 7) & -8)
+    _reserve(state, 2)
+    _add_units(state, add_reduce(sum_1) - n * BASE_1_BITS, 1074 - FINE_1)
+    _add_units(state, add_reduce(sum_2) - n * BASE_2_BITS, 1074 - FINE_2)
+    return True
+
+
+@inline
+def _fixed_step(x, sum_1, sum_2, outside, rest):
+    """Add eight numbers. One of 2^11 or more (a NaN too) changes the exponent of BASE_1 + x; ``rest`` must stay 0."""
+    at_1 = x + BASE_1
+    left = x - (at_1 - BASE_1)
+    at_2 = left + BASE_2
+    left = left - (at_2 - BASE_2)
+    return sum_1 + bits(at_1), sum_2 + bits(at_2), outside | (bits(at_1) ^ BASE_1_BITS), rest | bits(left)
+
+
+@inline
+def _add_units(state, count, position):
+    """Add count·2^(position - 1074) for an int64 count."""
+    k, shift = position >> 5, position & 31
+    state[k] += (count << shift) & MASK
+    state[k + 1] += (count >> (32 - shift)) & MASK
+    state[k + 2] += count >> (32 - shift) >> 32
+
+
+# The second path. With a chunk's numbers below 2^X, six vectors of accumulators hold 1.5·2^(52 + e), with e = X - 43
+# and 44 less at each next level. Adding x to the first rounds x to a multiple of 2^e; what was rounded off is exact, at
+# most 2^(e - 1), and goes to the next level (J. Demmel and H. D. Nguyen, Fast reproducible floating-point summation,
+# ARITH 2013). 128 additions a lane stay within 2^50 units of 2^e, the total of eight lanes within 2^53: nothing is ever
+# rounded. Three levels hold all numbers from 2^(X - 79) up, six those from 2^(X - 211) up.
+LEVEL_BITS = 44
+TOP_LEVEL = 10  # the first accumulators' exponent field is that of the chunk's largest number plus this
+MAX_FAST_EXPONENT = 2046 - TOP_LEVEL
+MIN_FAST_EXPONENT = 5 * LEVEL_BITS - TOP_LEVEL + 1
 
 
 @compiled

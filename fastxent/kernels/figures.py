@@ -1,15 +1,17 @@
 """A block of rows of logits -> figures, one column a row: what is done row by row, before vectors finish the block.
 
-Figures are an array (4 or more, ROWS): A, k and s of rows.exp_sum, then the logit that was left out.
+Figures are an array (4 or more, ROWS), float64 or of the logits' type: A, k and s of rows.exp_sum, then the logit that
+was left out.
 """
 
 import math
 
 from fastxent.kernels import elementary
 from fastxent.kernels.blocks import row_block, strided
+from fastxent.kernels.finish import losses_of
 from fastxent.kernels.jit import inline
-from fastxent.kernels.memory import load, load_integers, offset, pointer, store
-from fastxent.kernels.rows import exp_sum, exp_sum_over, lanes, largest, moments, nll
+from fastxent.kernels.memory import load_integers, offset, pointer
+from fastxent.kernels.rows import exp_sum, exp_sum_over, lanes, largest, moments, near_one
 from fastxent.kernels.simd import fill
 from fastxent.kernels.tiles import ROWS, fill_tile, tile_exp_sum
 
@@ -34,6 +36,7 @@ def row_figures(view, like, n, i, m, label, scale, scale_low, figures, buffer):
     for r in range(m):
         row = offset(p, r * step)
         a, k, s, _ = row_sum(row, n, label[r], scale, scale_low)
+        a, k = near_one(a, k)
         figures[0, r] = a
         figures[1, r] = k
         figures[2, r] = s
@@ -54,9 +57,7 @@ def row_sum(p, n, y, scale, scale_low):
 @inline
 def nll_of(figures, values, m, scale, scale_low):
     """The block's figures become losses."""
-    f, v = pointer(figures, 0), pointer(values, 0)
-    for r in range(0, m, 8):
-        store(v, r, nll(load(f, r), load(f, ROWS + r), load(f, 2 * ROWS + r), load(f, 3 * ROWS + r), scale, scale_low))
+    losses_of(pointer(figures, 0), pointer(values, 0), m, scale, scale_low)
 
 
 @inline

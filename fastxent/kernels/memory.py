@@ -229,15 +229,12 @@ def prefetch(typingctx, p, i):
 
 @intrinsic
 def store_double(typingctx, p, i, value):
-    """Store 8 x float64, or 16 x float32 widened, to a pointer to float64."""
+    """Store floats to a pointer to float64, widened where they are float32; or to a pointer of their own type."""
 
     def build(context, builder, sig, args):
-        value = (
-            args[2]
-            if sig.args[2].element is types.float64
-            else builder.fpext(args[2], ir.VectorType(ir.DoubleType(), 16))
-        )
-        at, align = _place(context, builder, sig, args, sig.args[2].of(types.float64))
+        kind = sig.args[2].of(sig.args[0].dtype)
+        value = args[2] if kind == sig.args[2] else builder.fpext(args[2], llvm_type(kind))
+        at, align = _place(context, builder, sig, args, kind)
         builder.store(value, at, align=align)
         return context.get_dummy_value()
 

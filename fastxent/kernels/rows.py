@@ -18,7 +18,7 @@ import numpy as np
 from numba.extending import overload
 
 from fastxent.kernels import elementary
-from fastxent.kernels.elementary import LN_2, MODERATE, exp_shifted, exp_shifted_over, exp_times, exponent_at
+from fastxent.kernels.elementary import LN_2, MODERATE, exp_shifted, exp_shifted_over, exponent_at
 from fastxent.kernels.jit import inline
 from fastxent.kernels.memory import load, load_some, load_some_double, prefetch
 from fastxent.kernels.simd import (
@@ -30,6 +30,7 @@ from fastxent.kernels.simd import (
     first_lanes,
     float64x8,
     fma,
+    from_bits,
     halves,
     lane_numbers,
     max_reduce,
@@ -41,6 +42,8 @@ from fastxent.kernels.simd import (
 lanes = by_type(16, 8)
 headroom = by_type(elementary.HEADROOM32, elementary.HEADROOM64)
 floor_exponent = by_type(elementary.FLOOR32, elementary.FLOOR64)
+# Above it (and NaN excepted) a sum's exponent goes to k, so that what finishes a row need not fear overflow.
+LARGEST_SUM = 128.0
 # How far ahead a row is asked for, in elements (4 KiB): flat between 2 and 8 KiB on the processors measured.
 ahead = by_type(1024, 512)
 
@@ -120,6 +123,15 @@ def exp_sum(p, n, y):
 
 
 @inline
+def near_one(a, k):
+    """The same a·2^k with a at most LARGEST_SUM. exp_sum's may be as large as its headroom allows."""
+    if a > LARGEST_SUM:
+        n = (bits(a) >> 52) - 1023
+        a, k = from_bits(bits(a) - (n << 52)), k + n
+    return a, k
+
+
+@inline
 def reference_of(top, scale):
     """s and k for a row whose largest term is top·scale."""
     if abs(top * scale) <= MODERATE:
@@ -168,37 +180,6 @@ def _two_words(like, scale, scale_low):
 
     wide = lambda like, scale, scale_low: (fill(like, scale), fill(like, scale_low))  # noqa: E731
     return narrow if elementary.simd.is_float32(like) else wide
-
-
-@inline
-def nll(a, k, s, z, scale, scale_low):
-    """ln(1 + a·2^k·e^((s - z)·(scale + scale_low))) for eight rows at once: vectors of 8 x float64.
-
-    z is the logit left out of a. +inf where it is masked, 0 where all others are, NaN where the row is invalid.
-    """
-    x = s - z
-    back = x - s
-    x_low = (s - (x - back)) - (z + back)
-    x_low = select(x_low == x_low, x_low, 0.0)
-    exponent = fma(k, LN_2, x * scale)
-    moderate = (exponent <= 600.0) & (exponent >= -760.0)
-    inner = exp_times(
-        a, select(moderate, x, 0.0), select(moderate, x_low, 0.0), scale, scale_low, select(moderate, k, 0.0)
-    )
-    result = elementary.log1p(inner)
-    above = exponent > 600.0
-    if any_lane(above):
-        straight = x * scale + select(x < math.inf, fma(x, scale_low, x_low * scale), 0.0)
-        result = select(above, straight + elementary.log_times_power(a, k), result)
-    result = select(exponent < -760.0, 0.0, result)
-    result = select(a == 0.0, select(z > -math.inf, 0.0, math.nan), result)
-    return select((z < math.inf) & (a == a), result, math.nan)
-
-
-@inline
-def log_sum(a, k, s, scale, scale_low):
-    """ln(a·2^k) + s·(scale + scale_low) for eight rows: logsumexp from exp_sum's figures over all classes."""
-    return select(a > 0.0, fma(s, scale_low, fma(s, scale, elementary.log_times_power(a, k))), math.nan)
 
 
 # --- the largest class, and moments around it -------------------------------------------------------------------------

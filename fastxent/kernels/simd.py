@@ -5,7 +5,7 @@ processor: LLVM gives 512-bit registers to a vector where there are some, and tw
 Every lane is plain IEEE arithmetic: nothing is contracted, reassociated or flushed, so the bits are the same too.
 
 Operators: ``+ - * /`` and ``-v`` (one side may be a scalar, which fills all lanes), comparisons (giving masks),
-``& | ~`` on masks and integers, ``<< >>`` (arithmetic) on integers. The functions below work on scalars as well where
+``& | ^ ~`` on masks and integers, ``<< >>`` (arithmetic) on integers. The functions below work on scalars as well where
 that makes sense (fma, select, bits, ...), so that one source serves rows of one and of eight.
 """
 
@@ -20,7 +20,7 @@ from numba.extending import intrinsic, lower_builtin, models, overload, register
 __all__ = [
     "add_reduce", "any_lane", "bits", "by_type", "count_lanes", "fill", "first_lanes", "float32x16", "float64x8",
     "fma", "from_bits", "halves", "int32x16", "int64x8", "is_float32", "join", "lane_numbers", "max_reduce",
-    "maximum", "minimum", "select", "splat", "table",
+    "maximum", "minimum", "select", "splat", "table", "to_real",
 ]  # fmt: skip
 
 
@@ -161,6 +161,7 @@ _operator(operator.mul, _build("fmul"), _build("mul"))
 _operator(operator.truediv, _build("fdiv"), None)
 _operator(operator.and_, None, _build("and_"))
 _operator(operator.or_, None, _build("or_"))
+_operator(operator.xor, None, _build("xor"))
 _operator(operator.lshift, None, _build("shl"))
 _operator(operator.rshift, None, _build("ashr"))
 for _function, _sign in (
@@ -317,6 +318,13 @@ def from_bits(typingctx, x):
     """The floats that have these bits."""
     kind = _cast_lanes(x, FLOAT_OF[_element(x)])
     return kind(x), lambda context, builder, sig, args: builder.bitcast(args[0], llvm_type(kind))
+
+
+@intrinsic
+def to_real(typingctx, x):
+    """int32 as float32, rounded to nearest."""
+    kind = _cast_lanes(x, FLOAT_OF[_element(x)])
+    return kind(x), lambda context, builder, sig, args: builder.sitofp(args[0], llvm_type(kind))
 
 
 @intrinsic

@@ -14,7 +14,7 @@ from fastxent.kernels.elementary import LN_2, LOG2_E, MODERATE, exp_shifted, exp
 from fastxent.kernels.jit import inline
 from fastxent.kernels.memory import load, load_some, offset, store, store_double, transpose
 from fastxent.kernels.rows import add_terms, floor_exponent, lanes, two_words
-from fastxent.kernels.simd import fill, first_lanes, float64x8, fma, halves, maximum, select, splat
+from fastxent.kernels.simd import fill, first_lanes, float64x8, fma, halves, is_float32, join, maximum, select, splat
 
 # Up to so many classes rows are done in tiles; with more, one row at a time. A function of C alone, as the bits are.
 TILE_CLASSES = 64
@@ -41,13 +41,15 @@ def fill_tile(tile, p, step, m, n, class_step):
 
 
 def store_sum(p, i, total, low, flag):
-    """Store flag times the sum that add_terms kept for a tile, one float64 a row."""
+    """Store flag times the sum that add_terms kept for a tile, one number a row, in the pointer's type."""
 
 
 @overload(store_sum, jit_options={"forceinline": True})
 def _store_sum(p, i, total, low, flag):
     if flag == float64x8:
         return lambda p, i, total, low, flag: store(p, i, (total + low) * flag)
+    if is_float32(p):
+        return lambda p, i, total, low, flag: store(p, i, join(total, low) * flag)
 
     def both(p, i, total, low, flag):
         first, second = halves(flag)
