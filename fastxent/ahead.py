@@ -18,7 +18,7 @@ def warmup(dtypes: Iterable[str] = ("float32", "float64")) -> None:
     Parameters
     ----------
     dtypes : iterable of str
-        Of "float16", "float32" and "float64".
+        Of "float16", "bfloat16" (needs ml_dtypes), "float32" and "float64".
 
     Raises
     ------
@@ -33,11 +33,21 @@ def warmup(dtypes: Iterable[str] = ("float32", "float64")) -> None:
     import numpy as np
 
     for dtype in [dtypes] if isinstance(dtypes, str) else dtypes:
-        if dtype not in ("float16", "float32", "float64"):
-            raise ValueError(f"dtypes: must be float16, float32 or float64, got {dtype!r}")
+        if dtype not in ("float16", "bfloat16", "float32", "float64"):
+            raise ValueError(f"dtypes: must be float16, bfloat16, float32 or float64, got {dtype!r}")
         for n_classes in (4, 128):  # tiles of rows, then single rows
             for n_rows in (_SMALL_ROWS, _LARGE_ELEMENTS // n_classes):
-                _call_everything(np.zeros((n_rows, n_classes), dtype=dtype))
+                _call_everything(np.zeros((n_rows, n_classes), dtype=_dtype(dtype)))
+
+
+def _dtype(name: str) -> Any:
+    if name != "bfloat16":
+        return name
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError:
+        raise ImportError("arrays of bfloat16 need ml_dtypes: pip install ml_dtypes") from None
+    return bfloat16
 
 
 def _call_everything(logits: "np.ndarray[Any, Any]") -> None:

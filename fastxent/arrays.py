@@ -11,13 +11,13 @@ import numpy as np
 
 
 def as_array(x: Any, name: str) -> tuple[np.ndarray, bool]:
-    """(array, False), or (a view of the bits as uint16, True) for bfloat16. Nothing is copied that need not be."""
+    """(array, False), or (a view of the bits as int16, True) for bfloat16. Nothing is copied that need not be."""
     if type(x) is np.ndarray:
         array, bfloat16 = x, False
     else:
         array, bfloat16 = _foreign(x, name)
     if array.dtype.kind == "V" and array.dtype.name == "bfloat16":  # ml_dtypes' dtype, which jax uses as well
-        return array.view(np.uint16), True
+        return array.view(np.int16), True
     return array, bfloat16
 
 
@@ -82,7 +82,7 @@ def from_tensor(x: Any, name: str) -> tuple[np.ndarray, bool]:
         raise TypeError(f"{name}: a tensor on {x.device}; pass it with .cpu()")
     try:
         if str(x.dtype) == "torch.bfloat16":  # unknown to NumPy: its bits
-            return x.detach().view(sys.modules["torch"].int16).numpy().view(np.uint16), True
+            return x.detach().view(sys.modules["torch"].int16).numpy(), True
         return x.detach().numpy(), False
     except (RuntimeError, TypeError) as error:
         reason = (str(error).splitlines() or [""])[0]

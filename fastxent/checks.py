@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastxent.arrays import as_array, from_tensor, is_tensor, kind_of
+from fastxent.kernels.narrow import widened
 from fastxent.slices import COPY_BYTES, F32, F64, I64, INT64_MAX, Predictions, is_ready, row_of, row_slices, rows_cut
 
 REDUCTIONS = ("none", "sum", "mean")
@@ -109,7 +110,7 @@ def as_binary_batch(name: str, predictions: Any, target: Any, sample_weight: Any
     if t.shape != z.shape:
         raise ValueError(f"target: shape {t.shape} does not match {name} of shape {z.shape}; need the same shape")
     if t.array.dtype.kind in "biu" and not t.bfloat16:
-        t = t._replace(dtype=z.dtype)  # 0 and 1 fit any dtype
+        t = t._replace(dtype=z.arithmetic)  # 0 and 1 fit any dtype
     return Batch(z, t, ABSENT, as_sample_weight(sample_weight, z.shape), False, 0, is_binary=True)
 
 
@@ -139,7 +140,7 @@ def as_pair(p: Any, q: Any, *, axis: Any = -1) -> tuple[Predictions, Predictions
     if a.array.shape != b.array.shape:
         shapes = full_shape(b, axis), full_shape(a, axis)
         raise ValueError("q: shape {} does not match p of shape {}; need the same shape".format(*shapes))
-    dtype = a.dtype if a.dtype == b.dtype else F64
+    dtype = a.dtype if a.dtype == b.dtype else max(a.arithmetic, b.arithmetic)
     return a._replace(dtype=dtype), b._replace(dtype=dtype)
 
 
@@ -159,14 +160,14 @@ def full_shape(z: Predictions, axis: int) -> tuple[int, ...]:
 
 
 def float_dtype(array: np.ndarray, bfloat16: bool, name: str) -> np.dtype:
-    """What the kernels see of an array: float32 or float64. Integers are widened to float64."""
+    """What the kernels see of an array: its own dtype, in native byte order; float64 for integers."""
     dtype = array.dtype
     if dtype is F32 or dtype is F64:
         return dtype
     kind, size = dtype.kind, dtype.itemsize
-    if bfloat16 or (kind == "f" and size <= 4):
-        return F32
-    if (kind == "f" and size == 8) or kind in "iu":
+    if bfloat16 or (kind == "f" and size <= 8):
+        return np.dtype(dtype.char)
+    if kind in "iu":
         return F64
     raise TypeError(f"{name}: dtype {dtype} is not supported; need float16, bfloat16, float32, float64 or integers")
 
@@ -198,7 +199,7 @@ def as_target(target: Any, predictions: Predictions, *, axis: Any = -1) -> np.nd
         soft = array if axis == -1 else class_axis_last(array, axis, "target")
         if soft.shape == z.array.shape:
             one_hot = array.dtype.kind in "biu" and not bfloat16  # 0 and 1 fit any dtype
-            dtype = z.dtype if one_hot else float_dtype(array, bfloat16, "target")
+            dtype = z.arithmetic if one_hot else float_dtype(array, bfloat16, "target")
             return Predictions("target", soft, z.shape, z.n_rows, z.n_classes, dtype, bfloat16)
     full = full_shape(z, axis)
     raise ValueError(
@@ -239,7 +240,7 @@ def sample_weight_slice(sample_weight: np.ndarray, start: int, stop: int, shape:
 def _real_array(x: Any, name: str) -> np.ndarray:
     array, bfloat16 = as_array(x, name)
     if bfloat16:
-        array = (array.astype(np.uint32) << 16).view(F32)
+        array = widened(array)
     if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
         raise TypeError(f"{name}: dtype {array.dtype} is not supported; need real numbers, such as float64")
     return array

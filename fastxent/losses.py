@@ -15,7 +15,7 @@ from fastxent.checks import Batch
 from fastxent.kernels import batch as kernels
 from fastxent.kernels.exactsum import exact_sum_add_block
 from fastxent.reductions import LOSSES, WEIGHTS, new_sums, reduce
-from fastxent.slices import COPY_BYTES, F64, Predictions, row_slices
+from fastxent.slices import BF16, COPY_BYTES, F64, Predictions, row_slices
 from fastxent.threads import limited
 
 __all__ = [
@@ -732,7 +732,7 @@ def _same_shape(
     else:
         result = into
     with limited(threads):
-        for _, _, (view, result_view) in row_slices([z], out=result):
+        for _, _, (view, result_view) in row_slices([z], out=result.view(BF16) if z.bfloat16 else result):
             driver(view, temperature, result_view)
     if into is None:
         return result if axis == -1 else np.moveaxis(result, -1, axis)

@@ -11,11 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastxent.kernels.narrow import widened
+
 SLICE_BYTES = 1 << 28  # read by one kernel call; between two calls Ctrl-C is noticed
 COPY_BYTES = 1 << 24  # copied at a time, where a dtype or layout must change
 FEW_ELEMENTS = 1024  # evenly spaced rows are read together; of fewer elements than this they are better copied
 
 F32, F64, I64 = (np.dtype(t) for t in ("f4", "f8", "i8"))
+BF16 = np.dtype("i2")  # the bits of bfloat16
 INT64_MAX = 2**63 - 1
 
 
@@ -23,12 +26,17 @@ class Predictions(NamedTuple):
     """Predictions (or a target of distributions): the user's memory, seen with the class axis last."""
 
     name: str
-    array: np.ndarray  # (*shape, n_classes); uint16 bits where bfloat16
+    array: np.ndarray  # (*shape, n_classes); int16 bits where bfloat16
     shape: tuple[int, ...]
     n_rows: int
     n_classes: int
-    dtype: np.dtype  # what the kernels see: float32 or float64
+    dtype: np.dtype  # what the kernels see: float32, float64, float16, or bfloat16's bits as int16
     bfloat16: bool
+
+    @property
+    def arithmetic(self) -> np.dtype:
+        """What the kernels compute with: float64, or float32 for all narrower dtypes."""
+        return F64 if self.dtype == F64 else F32
 
     def slices(self, max_rows: int | None = None) -> Iterator[tuple[int, int, np.ndarray]]:
         """Yield (start, stop, z): rows start to stop as a (outer, inner, n_classes) array, valid until the next."""
@@ -50,7 +58,8 @@ def row_slices(
     max_rows : int, optional
         Most rows of a slice.
     out : array, optional
-        Of the same shape, any floating dtype: comes last among the views, in the kernels' dtype of ``matrices[0]``;
+        Of the same shape; bfloat16's bits as int16. Comes last among the views, in the kernels' dtype of
+        ``matrices[0]``;
         what the caller wrote there is stored when the next slice is asked for.
     """
     first = matrices[0]
@@ -92,8 +101,7 @@ def row_slices(
             ready.append(block if buffer is None else buffer[: block.size].reshape(three))
         yield start, start + rows, ready
         if out is not None and buffers[-1] is not None:
-            with np.errstate(over="ignore"):  # a log-probability below float16's range is -inf, as in every library
-                np.copyto(blocks[-1], ready[-1].reshape(blocks[-1].shape), casting="unsafe")
+            np.copyto(blocks[-1], ready[-1].reshape(blocks[-1].shape), casting="unsafe")
         start += rows
 
 
@@ -139,10 +147,9 @@ def _is_native(array: np.ndarray, dtype: np.dtype) -> bool:
 
 
 def widen(block: np.ndarray, into: np.ndarray, bfloat16: bool) -> None:
-    if bfloat16:  # the upper half of a float32
-        np.left_shift(block, 16, out=into.view(np.uint32), dtype=np.uint32)
-    else:
-        np.copyto(into, block, casting="unsafe")
+    if bfloat16 and into.dtype != BF16:
+        block = widened(block)
+    np.copyto(into, block, casting="unsafe")
 
 
 def is_ready(array: np.ndarray, dtype: np.dtype) -> bool:
@@ -165,8 +172,8 @@ def rows_cut(array: np.ndarray, start: int, stop: int, dtype: np.dtype) -> np.nd
 
 
 def row_of(z: Predictions, row: int) -> np.ndarray:
-    """One row, contiguous, in the kernels' dtype."""
+    """One row, contiguous, in the kernels' dtype or what they widen it to."""
     values = z.array[np.unravel_index(row, z.shape)] if z.shape else z.array
     into = np.empty(values.shape, z.dtype)
     widen(values, into, z.bfloat16)
-    return into
+    return widened(into)

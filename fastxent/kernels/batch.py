@@ -46,6 +46,7 @@ from fastxent.kernels.blocks import (  # noqa: F401  (the reasons are this modul
 )  # fmt: skip
 from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_merge
 from fastxent.kernels.jit import compiled, parallel, prange
+from fastxent.kernels.narrow import rounded, widened
 from fastxent.kernels.probabilities import LOG_PROBS, LOGITS, PROBS  # noqa: F401
 from fastxent.kernels.tiles import TILE_CLASSES
 from fastxent.threads import team
@@ -141,6 +142,7 @@ class Call:
     """One call's options, in the arrays that a chunk function reads."""
 
     def __init__(self, first: np.ndarray, second: np.ndarray | None = None, *, n_classes: int) -> None:
+        self.matrices = first, second  # the chunk functions have no more than their addresses
         self.integers = np.zeros(N_INTEGERS, np.int64)
         self.reals = np.zeros(N_REALS)
         self.integers[:5] = view_of(first)
@@ -222,7 +224,7 @@ def _two_product(a: float, b: float) -> tuple[float, float]:
 
 def _wide_enough(z: np.ndarray, temperature: float) -> np.ndarray:
     """Logits as float64 where 1/T has no accurate float32 words."""
-    return z.astype(np.float64) if z.dtype == np.float32 and not 2.0**-20 <= temperature <= 2.0**20 else z
+    return z if z.dtype == np.float64 or 2.0**-20 <= temperature <= 2.0**20 else widened(z).astype(np.float64)
 
 
 # --- the losses -------------------------------------------------------------------------------------------------------
@@ -338,7 +340,7 @@ def _same_shape(chunk, z, temperature, out):
     call.temperature(temperature)
     status = call.run(chunk)
     if result is not out:
-        out[...] = result
+        out[...] = rounded(result, out.dtype)
     return status
 
 

@@ -36,7 +36,9 @@ def view_of(array: np.ndarray) -> tuple[int, int, int, int, int]:
     return array.__array_interface__["data"][0], outer // size, row // size, column // size, max(array.shape[1], 1)
 
 
-TYPES = {np.dtype(t): np.empty(0, t) for t in (np.float32, np.float64)}
+# What kernels see of an array: float16 as uint16, and int16 for the bits of bfloat16 (narrow.py).
+TYPES = {np.dtype(t): np.empty(0, t) for t in (np.float32, np.float64, np.int16)}
+TYPES[np.dtype(np.float16)] = np.empty(0, np.uint16)
 
 
 @inline
@@ -81,10 +83,11 @@ def row_block(view, like, i, m, n, buffer):
     p = strided(view, like, i)
     if column == 1:
         return p, row
+    q = pointer(buffer, 0)
     for j in range(n):
         for r in range(m):
-            buffer[r * n + j] = p[r * row + j * column]
-    return pointer(buffer, 0), n
+            q[r * n + j] = p[r * row + j * column]
+    return q, n
 
 
 @inline

@@ -36,6 +36,7 @@ from fastxent.kernels.card_tiles import note_tiles
 from fastxent.kernels.figures import LABELS
 from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.memory import address, load, load_some_double, offset, pointer, scratch, store, store_some
+from fastxent.kernels.narrow import room
 from fastxent.kernels.probabilities import (
     PROBS,
     clipped_log_loss,
@@ -152,7 +153,8 @@ def score_logits_tiles(
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
     figures = scratch(np.float64, N_FIGURES, ROWS)
     label = scratch(np.int64, 0, LABELS)
-    tile = np.zeros(TILE_SIZE + 16, like.dtype)
+    tile = room(like, TILE_SIZE + 16)
+    tile[:] = 0.0
     i = start
     while i < stop:
         m = block_rows(view, i, stop, n, n)

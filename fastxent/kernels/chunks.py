@@ -41,6 +41,7 @@ from fastxent.kernels.blocks import (
 from fastxent.kernels.figures import LABELS, nll_of, row_figures, tile_figures, top_figures
 from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.memory import load, offset, pointer, scratch, store
+from fastxent.kernels.narrow import room
 from fastxent.kernels.probabilities import clipped_log_loss, probability_sums, soft_log_loss, soft_nll
 from fastxent.kernels.rows import smoothed_sums, target_sums
 from fastxent.kernels.tiles import ROWS, TILE_CLASSES, TILE_SIZE
@@ -89,7 +90,7 @@ def hard_cross_entropy_tiles(
     factors = scratch(np.float64, 0, ROWS)
     label = scratch(np.int64, 0, LABELS)
     call, work = (integers, reals, labels, class_weight, sample_weight), (figures, values, factors, label)
-    tile = np.empty(TILE_SIZE, like.dtype)
+    tile = room(like, TILE_SIZE)
     _hard_losses(tile_figures, TILE_CLASSES, start, stop, like, call, work, tile, out, sums, report)
 
 

@@ -39,6 +39,7 @@ from fastxent.kernels.memory import (
     store_some,
     store_some_double,
 )  # fmt: skip
+from fastxent.kernels.narrow import room
 from fastxent.kernels.probabilities import LOGITS, information
 from fastxent.kernels.rows import floor_exponent, lanes, two_words
 from fastxent.kernels.simd import any_lane, fill, first_lanes, fma, maximum, select, splat
@@ -71,7 +72,7 @@ def logsumexp_tiles(start, stop, like, t_like, integers, reals, labels, class_we
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
     figures = scratch(np.float64, 4, ROWS)
     label = scratch(np.int64, 0, LABELS)
-    tile = np.empty(TILE_SIZE, like.dtype)
+    tile = room(like, TILE_SIZE)
     label[:] = -1
     i = start
     while i < stop:
@@ -100,7 +101,7 @@ def softmax(start, stop, like, t_like, integers, reals, labels, class_weight, sa
     view, o_view, n = first_view(integers), second_view(integers), integers[N]
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
     buffer, apart = copy_buffer(view, like, n, 0), np.empty(n if o_view[3] != 1 else 0, like.dtype)
-    spare = np.empty(32, like.dtype)
+    spare = room(like, 32)
     i = start
     while i < stop:
         m = min(block_rows(view, i, stop, n, 0), block_rows(o_view, i, stop, n, n))
@@ -112,7 +113,7 @@ def softmax(start, stop, like, t_like, integers, reals, labels, class_weight, sa
             target = offset(o, r * o_view[2]) if o_view[3] == 1 else pointer(apart, 0)
             softmax_row(row, n, a, k, s, plain, scale, scale_low, target, pointer(spare, 0))
             for j in range(apart.size):
-                o[r * o_view[2] + j * o_view[3]] = apart[j]
+                o[r * o_view[2] + j * o_view[3]] = target[j]
         i += m
 
 
@@ -137,7 +138,7 @@ def log_softmax(start, stop, like, t_like, integers, reals, labels, class_weight
             target = offset(o, r * o_view[2]) if o_view[3] == 1 else pointer(apart, 0)
             log_softmax_row(offset(p, r * step), n, figures[3, r], values[r], scale, scale_low, target)
             for j in range(apart.size):
-                o[r * o_view[2] + j * o_view[3]] = apart[j]
+                o[r * o_view[2] + j * o_view[3]] = target[j]
         i += m
 
 

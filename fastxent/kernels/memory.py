@@ -1,6 +1,7 @@
 """Vectors and memory: pointers, loads, stores, masked tails, prefetching, transposition, and arrays on the stack.
 
-A pointer is Numba's CPointer to float32, float64 or int64; indices count elements; any alignment will do.
+A pointer is Numba's CPointer to float32, float64 or int64, or narrow.py's to float16 or bfloat16, which loads and
+stores float32; indices count elements; any alignment will do.
 """
 
 from llvmlite import ir
@@ -8,6 +9,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastxent.kernels.narrow import NarrowPointer, pointer_type, round_lanes, stored, widen_lanes
 from fastxent.kernels.simd import (
     INTEGER_OF,
     LANES,
@@ -36,13 +38,13 @@ def pointer(typingctx, array, i):
         data = context.make_array(array)(context, builder, args[0]).data
         return builder.gep(data, [context.cast(builder, args[1], i, types.intp)])
 
-    return types.CPointer(array.dtype)(array, i), build
+    return pointer_type(array.dtype)(array, i), build
 
 
 @intrinsic
 def address(typingctx, number, like):
     """A pointer to elements of the dtype of the array ``like``, from an address in bytes."""
-    return types.CPointer(like.dtype)(number, like), lambda context, builder, sig, args: builder.inttoptr(
+    return pointer_type(like.dtype)(number, like), lambda context, builder, sig, args: builder.inttoptr(
         args[0], context.get_value_type(sig.return_type)
     )
 
@@ -102,9 +104,8 @@ def offset(typingctx, p, i):
 
 def _place(context, builder, sig, args, kind):
     """The address of element args[1] of the pointer args[0], as a pointer to ``kind``; and the alignment in bytes."""
-    element = sig.args[0].dtype
     at = builder.gep(args[0], [context.cast(builder, args[1], sig.args[1], types.intp)])
-    return builder.bitcast(at, llvm_type(kind).as_pointer()), element.bitwidth // 8
+    return builder.bitcast(at, llvm_type(kind).as_pointer()), stored(sig.args[0]).bitwidth // 8
 
 
 def _memory_kind(p, lanes=None):
@@ -112,15 +113,41 @@ def _memory_kind(p, lanes=None):
 
 
 def _load(context, builder, sig, args, kind):
-    at, align = _place(context, builder, sig, args, kind)
-    return builder.load(at, align=align, typ=llvm_type(kind))
+    kept = kind.of(stored(sig.args[0]))
+    at, align = _place(context, builder, sig, args, kept)
+    return _read(context, builder, builder.load(at, align=align, typ=llvm_type(kept)), kind, sig.args[0])
 
 
 def _load_some(context, builder, sig, args, kind):
-    at, align = _place(context, builder, sig, args, kind)
     fill = broadcast(builder, context.cast(builder, args[3], sig.args[3], kind.element), kind)
-    name = f"llvm.masked.load.{type_suffix(kind)}.p0"
-    return call_llvm(builder, name, llvm_type(kind), [at, ir.Constant(ir.IntType(32), align), args[2], fill])
+    at, _ = _place(context, builder, sig, args, kind.of(stored(sig.args[0])))
+    return _masked_load(context, builder, sig.args[0], at, args[2], fill, kind)
+
+
+def _masked_load(context, builder, p, at, mask, fill, kind):
+    """A vector from the address ``at`` of the pointer type ``p``; ``fill`` where the mask does not hold."""
+    kept = kind.of(stored(p))
+    name, align = f"llvm.masked.load.{type_suffix(kept)}.p0", ir.Constant(ir.IntType(32), kept.element.bitwidth // 8)
+    if kept == kind:
+        return call_llvm(builder, name, llvm_type(kind), [at, align, mask, fill])
+    value = call_llvm(builder, name, llvm_type(kept), [at, align, mask, constant(kept, 0)])
+    return builder.select(mask, widen_lanes(context, builder, value, kind, p), fill)
+
+
+def _masked_store(context, builder, p, at, mask, value, kind):
+    """Store ``value``, a vector of type ``kind``, to the address ``at`` of the pointer type ``p``."""
+    kept = kind.of(stored(p))
+    value = _written(context, builder, value, kind, p)
+    name, align = f"llvm.masked.store.{type_suffix(kept)}.p0", ir.Constant(ir.IntType(32), kept.element.bitwidth // 8)
+    call_llvm(builder, name, ir.VoidType(), [value, at, align, mask])
+
+
+def _read(context, builder, value, kind, p):
+    return widen_lanes(context, builder, value, kind, p) if isinstance(p, NarrowPointer) else value
+
+
+def _written(context, builder, value, kind, p):
+    return round_lanes(context, builder, value, kind, p) if isinstance(p, NarrowPointer) else value
 
 
 @intrinsic
@@ -178,8 +205,8 @@ def store(typingctx, p, i, value):
     """Store a vector to elements i, i + 1, ... of the pointer, at any alignment."""
 
     def build(context, builder, sig, args):
-        at, align = _place(context, builder, sig, args, value)
-        builder.store(args[2], at, align=align)
+        at, align = _place(context, builder, sig, args, value.of(stored(p)))
+        builder.store(_written(context, builder, args[2], value, p), at, align=align)
         return context.get_dummy_value()
 
     return types.none(p, i, value), build
@@ -190,9 +217,8 @@ def store_some(typingctx, p, i, mask, value):
     """The same where the mask holds; elsewhere memory is not touched."""
 
     def build(context, builder, sig, args):
-        at, align = _place(context, builder, sig, args, value)
-        name = f"llvm.masked.store.{type_suffix(value)}.p0"
-        call_llvm(builder, name, ir.VoidType(), [args[3], at, ir.Constant(ir.IntType(32), align), args[2]])
+        at, _ = _place(context, builder, sig, args, value.of(stored(p)))
+        _masked_store(context, builder, p, at, args[2], args[3], value)
         return context.get_dummy_value()
 
     return types.none(p, i, mask, value), build
@@ -204,10 +230,9 @@ def store_some_double(typingctx, p, i, mask, value):
     narrow = Vector(p.dtype, 8)
 
     def build(context, builder, sig, args):
-        at, align = _place(context, builder, sig, args, narrow)
+        at, _ = _place(context, builder, sig, args, narrow.of(stored(p)))
         result = args[3] if narrow == float64x8 else builder.fptrunc(args[3], llvm_type(narrow))
-        name = f"llvm.masked.store.{type_suffix(narrow)}.p0"
-        call_llvm(builder, name, ir.VoidType(), [result, at, ir.Constant(ir.IntType(32), align), args[2]])
+        _masked_store(context, builder, p, at, args[2], result, narrow)
         return context.get_dummy_value()
 
     return types.none(p, i, mask, value), build
@@ -252,7 +277,6 @@ def transpose(typingctx, source, step, m, n, target):
 
     def build(context, builder, sig, args):
         base, step, m, n, target = args
-        align = ir.Constant(ir.IntType(32), kind.element.bitwidth // 8)
         numbers = ir.VectorType(ir.IntType(64), lanes)
         sequence = ir.Constant(numbers, list(range(lanes)))
         spread = Vector(types.int64, lanes)
@@ -264,9 +288,8 @@ def transpose(typingctx, source, step, m, n, target):
             )
             mask = builder.icmp_signed("<", sequence, broadcast(builder, here, spread))
             at = builder.gep(base, [builder.mul(step, ir.Constant(ir.IntType(64), r))])
-            at = builder.bitcast(at, llvm_type(kind).as_pointer())
-            name = f"llvm.masked.load.{type_suffix(kind)}.p0"
-            rows.append(call_llvm(builder, name, llvm_type(kind), [at, align, mask, zero]))
+            at = builder.bitcast(at, llvm_type(kind.of(stored(source))).as_pointer())
+            rows.append(_masked_load(context, builder, source, at, mask, zero, kind))
         # Exchange halves of ever smaller blocks between rows at that distance.
         distance = lanes // 2
         while distance:
