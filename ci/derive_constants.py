@@ -52,11 +52,17 @@ def main():
     def tail(r):
         return (mpmath.exp(r) - 1 - r) / r**2 if abs(r) > 1e-12 else mpmath.mpf(1) / 2 + r / 6
 
-    for name, degree, parts in (("EXP32, eight powers", 1, 8), ("EXP32", 4, 1), ("EXP64", 9, 1)):
+    for name, degree, parts in (
+        ("EXP32, eight powers", 1, 8),
+        ("EXP32", 4, 1),
+        ("EXP64, eight powers", 5, 8),
+        ("EXP64", 9, 1),
+    ):
         half = mpmath.log(2) / (2 * parts) * slack
         coefficients, worst = remez(tail, lambda r: r**2 / mpmath.exp(r), -half, half, degree)
         print(f"{name}: degree {degree + 2} in all, relative error 2^{mpmath.nstr(mpmath.log(worst, 2), 5)}")
         print("   ", ", ".join(mpmath.nstr(c, 20) for c in coefficients))
+    print("2^(j/8):", ", ".join(repr(float(mpmath.mpf(2) ** (mpmath.mpf(j) / 8))) for j in range(8)))
 
     def log_tail(f):
         return (mpmath.log1p(f) - f) / f**2 if abs(f) > 1e-12 else -mpmath.mpf(1) / 2 + f / 3

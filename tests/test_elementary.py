@@ -1,12 +1,19 @@
 """The elementary functions against wider arithmetic: the error bounds that elementary.py states."""
 
+import mpmath
 import numpy as np
 import pytest
 
 from fastxent.kernels import elementary
 from fastxent.kernels.jit import compiled
 from fastxent.kernels.memory import load, pointer, store
+from fastxent.kernels.rows import lanes, two_words
 from fastxent.kernels.simd import fill
+
+EXACT = mpmath.mp.clone()
+EXACT.prec = 200
+
+ROUNDING = {np.float32: elementary.ROUND32, np.float64: elementary.ROUND64}
 
 
 @compiled
@@ -80,3 +87,68 @@ def test_times_exp_with_its_factor_and_power(dtype, scale):
     want = wide(factor) * np.exp(half) * np.ldexp(wide(1), (k // 2).astype(int))
     want = want * np.exp(half) * np.ldexp(wide(1), (k - k // 2).astype(int))
     assert worst(out, want) <= BOUND[dtype][1] * ULP[dtype]
+
+
+@compiled
+def exp_shifted(x, magic, out):
+    p, m, o = pointer(x, 0), pointer(magic, 0), pointer(out, 0)
+    for i in range(0, x.size, lanes(p)):
+        store(o, i, elementary.exp_shifted(load(p, i), load(m, i)))
+
+
+@compiled
+def exp_shifted_over(x, scale, scale_low, magic, out):
+    p, m, o = pointer(x, 0), pointer(magic, 0), pointer(out, 0)
+    factor, factor_low = two_words(p, scale, scale_low)
+    for i in range(0, x.size, lanes(p)):
+        store(o, i, elementary.exp_shifted_over(load(p, i), factor, factor_low, load(m, i)))
+
+
+def moderate(dtype, rng):
+    """Numbers of either sign up to 1024, many of them near a place where the reduction rounds the other way."""
+    halfway = (rng.integers(-11000, 11000, 2048) + 0.5) / 8 * elementary.LN_2
+    x = np.concatenate([rng.uniform(-1024, 1024, 1024), rng.normal(size=512), halfway, [0.0, -0.0, 1024, -1024]])
+    x = np.concatenate([x, 2.0 ** -rng.integers(1, 60, 508) * rng.choice([-1, 1], 508)]).astype(dtype)
+    return np.nextafter(x, rng.choice([-np.inf, np.inf], x.size).astype(dtype))
+
+
+def worst_of(got, want):
+    return max(float(abs(EXACT.mpf(float(g)) / w - 1)) for g, w in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 1.4 * 2**-23), (np.float64, 1.0 * 2**-52)])
+def test_exp_shifted_is_within_its_bound_for_every_shift(dtype, bound):
+    rng = np.random.default_rng(1)
+    x = moderate(dtype, rng)
+    largest = 120 if dtype is np.float32 else 1000  # exponents of the results, which must be normal numbers
+    k = np.rint(x.astype(np.float64) * elementary.LOG2_E) + rng.integers(-largest, largest + 1, x.size)
+    out = np.empty_like(x)
+    exp_shifted(x, (ROUNDING[dtype] - 8 * k).astype(dtype), out)
+    assert worst_of(out, [EXACT.exp(float(a)) * EXACT.mpf(2) ** int(-b) for a, b in zip(x, k)]) <= bound
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 1.1 * 2**-23), (np.float64, 1.0 * 2**-52)])
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 3.0])
+def test_exp_shifted_over_is_within_its_bound(dtype, bound, temperature):
+    rng = np.random.default_rng(2)
+    x = (moderate(dtype, rng) * min(temperature, 1.0) * 0.999).astype(dtype)
+    scale = 1 / temperature
+    scale_low = float(1 / EXACT.mpf(temperature) - EXACT.mpf(scale))
+    k = np.rint(x.astype(np.float64) * scale * elementary.LOG2_E)
+    out = np.empty_like(x)
+    exp_shifted_over(x, scale, scale_low, (ROUNDING[dtype] - k).astype(dtype), out)
+    want = [EXACT.exp(float(a) / EXACT.mpf(temperature)) * EXACT.mpf(2) ** int(-b) for a, b in zip(x, k)]
+    assert worst_of(out, want) <= bound
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exponent_bits_are_in_order_up_to_the_headroom_and_beyond_it(dtype):
+    wide = dtype is np.float64
+    headroom, highest = (990, elementary.HIGHEST64) if wide else (118, elementary.HIGHEST32)
+    k = 37
+    magic = dtype(ROUNDING[dtype] - 8 * k)
+    found = []
+    for exponent in (k - 100, k, k + headroom - 1, k + headroom, k + headroom + 0.2, 5e4, 1e30, np.inf):
+        x = dtype(exponent * elementary.LN_2)
+        found.append(elementary.exponent_bits(x, magic) > highest)
+    assert found == [False] * 4 + [True] * 4

@@ -55,6 +55,9 @@ MODERATE = 512.0
 # at which terms are floored: far below what counts, still a normal number.
 HEADROOM32, FLOOR32 = 118, -125
 HEADROOM64, FLOOR64 = 990, -1020
+# exponent_bits of a term as far above: a row that holds more is done again.
+HIGHEST32 = int((ROUND32 + np.float32(8 * HEADROOM32)).view(np.int32))
+HIGHEST64 = int(np.float64(ROUND64 + 8 * HEADROOM64).view(np.int64))
 
 
 @inline
@@ -95,8 +98,13 @@ def _expm1_tail64(r):
 
 
 # The bits of 2^(j/8), less j << 20: rounding to eighths leaves n = 8·m + j, and adding n << 20 adds m to the exponent.
-_EIGHTHS = [int(np.float32(2.0 ** (j / 8)).view(np.int32)) - (j << 20) for j in range(8)]
-_eighth_powers = simd.table(_EIGHTHS)
+# In float64 it is << 49. (ci/derive_constants.py)
+_EIGHTHS = [
+    1.0, 1.0905077326652577, 1.189207115002721, 1.2968395546510096,
+    1.4142135623730951, 1.5422108254079407, 1.681792830507429, 1.8340080864093424,
+]  # fmt: skip
+_eighth_powers32 = simd.table([int(np.float32(x).view(np.int32)) - (j << 20) for j, x in enumerate(_EIGHTHS)])
+_eighth_powers64 = simd.table([int(np.float64(x).view(np.int64)) - (j << 49) for j, x in enumerate(_EIGHTHS)])
 
 
 @inline
@@ -105,17 +113,24 @@ def _exp_shifted32(x, magic):
     t = fma(x, np.float32(8.0 * LOG2_E), magic)
     n = t - magic
     r = fma(n, np.float32(-LN2_LOW32 / 8.0), fma(n, np.float32(-LN2_HIGH32 / 8.0), x))
-    power = from_bits(_eighth_powers(bits(t)) + (bits(t) << 20))
+    power = from_bits(_eighth_powers32(bits(t)) + (bits(t) << 20))
     q = fma(r, np.float32(0.16668233841002621368), np.float32(0.50007836012019416963))
     return fma(power, fma(q, r, np.float32(1.0)) * r, power)
 
 
 @inline
 def _exp_shifted64(x, magic):
-    t = fma(x, LOG2_E, magic)
+    """The same: three multiplications fewer; polynomial 2^-57."""
+    t = fma(x, 8.0 * LOG2_E, magic)
     n = t - magic
-    r = fma(n, -LN2_LOW64, fma(n, -LN2_HIGH64, x))
-    return from_bits(bits(_exp_tail64(r)) + (bits(t) << 52))
+    r = fma(n, -LN2_LOW64 / 8.0, fma(n, -LN2_HIGH64 / 8.0, x))
+    power = from_bits(_eighth_powers64(bits(t)) + (bits(t) << 49))
+    q = fma(r, 0.00019842306310742700174, 0.0013889821716398000538)
+    q = fma(q, r, 0.0083333333217604257316)
+    q = fma(q, r, 0.041666666562509769341)
+    q = fma(q, r, 0.16666666666667010296)
+    q = fma(q, r, 0.50000000000003092689)
+    return fma(power, fma(q, r, 1.0) * r, power)
 
 
 @inline
@@ -194,7 +209,13 @@ def _times_exp(factor, x, scale, scale_low, magic):
 # The constant whose addition rounds to an integer; less k, it makes exp_shifted_over leave out a factor 2^k. What
 # exp_shifted adds rounds to a multiple of 1 / STEPS: there it is less k·STEPS.
 rounding = simd.by_type(ROUND32, ROUND64)
-steps = simd.by_type(8.0, 1.0)
+steps = simd.by_type(8.0, 8.0)
+
+
+@inline
+def exponent_bits(x, magic):
+    """Integers that order x·log2 e - k, rounded as exp_shifted does: for HIGHEST. A NaN may be anywhere."""
+    return bits(fma(x, steps(x) * LOG2_E, magic))
 
 
 @inline

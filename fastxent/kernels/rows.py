@@ -18,7 +18,7 @@ import numpy as np
 from numba.extending import overload
 
 from fastxent.kernels import elementary
-from fastxent.kernels.elementary import LN_2, MODERATE, exp_shifted, exp_shifted_over, exponent_at
+from fastxent.kernels.elementary import LN_2, MODERATE, exp_shifted, exp_shifted_over, exponent_at, exponent_bits
 from fastxent.kernels.jit import inline
 from fastxent.kernels.memory import load, load_some, load_some_double, prefetch
 from fastxent.kernels.simd import (
@@ -40,7 +40,7 @@ from fastxent.kernels.simd import (
 )  # fmt: skip
 
 lanes = by_type(16, 8)
-headroom = by_type(elementary.HEADROOM32, elementary.HEADROOM64)
+highest_bits = by_type(elementary.HIGHEST32, elementary.HIGHEST64)
 floor_exponent = by_type(elementary.FLOOR32, elementary.FLOOR64)
 # Above it (and NaN excepted) a sum's exponent goes to k, so that what finishes a row need not fear overflow.
 LARGEST_SUM = 128.0
@@ -103,8 +103,7 @@ def exp_sum(p, n, y):
     k = exponent_at(reference)
     magic = fill(p, elementary.rounding(p) - k * elementary.steps(p))
     floor = fill(p, (k + floor_exponent(p)) * LN_2)
-    ceiling = fill(p, (k + headroom(p)) * LN_2)
-    fits = floor <= ceiling
+    highest = bits(fill(p, 0.0))
     total, low = splat(0.0), splat(0.0)
     masked = y // block * block if y >= 0 else -1
     for i in range(0, n, block):
@@ -115,11 +114,13 @@ def exp_sum(p, n, y):
             c, d = part(p, i + 2 * width, n, y), part(p, i + 3 * width, n, y)
         else:
             a, b, c, d = load(p, i), load(p, i + width), load(p, i + 2 * width), load(p, i + 3 * width)
-        fits = fits & (a <= ceiling) & (b <= ceiling) & (c <= ceiling) & (d <= ceiling)
-        a, b = exp_shifted(maximum(a, floor), magic), exp_shifted(maximum(b, floor), magic)
-        c, d = exp_shifted(maximum(c, floor), magic), exp_shifted(maximum(d, floor), magic)
+        a, b, c, d = maximum(a, floor), maximum(b, floor), maximum(c, floor), maximum(d, floor)
+        highest = maximum(highest, maximum(exponent_bits(a, magic), exponent_bits(b, magic)))
+        highest = maximum(highest, maximum(exponent_bits(c, magic), exponent_bits(d, magic)))
+        a, b, c, d = exp_shifted(a, magic), exp_shifted(b, magic), exp_shifted(c, magic), exp_shifted(d, magic)
         total, low = add_terms(total, low, (a + b) + (c + d))
-    return add_reduce(total + low), k, not any_lane(~fits)
+    a = add_reduce(total + low)
+    return a, k, a == a and not any_lane(highest > highest_bits(p))
 
 
 @inline
