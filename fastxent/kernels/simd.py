@@ -353,9 +353,9 @@ def join(typingctx, low, high):
 
 
 def table(values):
-    """A function from 16 x int32, or 8 x int64, to the values at (index mod 8) out of 8 integers: one permutation.
+    """A function from 16 x int32, or 8 x int64, to the values at (index mod 8) out of 8 integers.
 
-    Where there is none of 8 x int64, two of int32 give the high and the low words.
+    With AVX-512 one permutation; with AVX2 one or two of every half.
     """
 
     @intrinsic
