@@ -143,7 +143,6 @@ def test_exp_shifted_over_is_within_its_bound(dtype, bound, temperature):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_exponent_bits_are_in_order_up_to_the_headroom_and_beyond_it(dtype):
-    wide = dtype is np.float64
     headroom, highest = (990, elementary.HIGHEST64) if dtype is np.float64 else (118, elementary.HIGHEST32)
     k = 37
     magic = dtype(ROUNDING[dtype] - 8 * k)
