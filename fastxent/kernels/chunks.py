@@ -41,7 +41,7 @@ from fastxent.kernels.blocks import (
 from fastxent.kernels.figures import LABELS, nll_of, row_figures, tile_figures, top_figures
 from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.memory import load, offset, pointer, scratch, store
-from fastxent.kernels.narrow import room
+from fastxent.kernels.narrow import read_type, room
 from fastxent.kernels.probabilities import clipped_log_loss, probability_sums, soft_log_loss, soft_nll
 from fastxent.kernels.rows import smoothed_sums, target_sums
 from fastxent.kernels.tiles import ROWS, TILE_CLASSES, TILE_SIZE
@@ -71,7 +71,7 @@ def hard_cross_entropy(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
     """Logits and class indices, without smoothing, one row at a time."""
-    figures = scratch(like.dtype, 4, ROWS)
+    figures = scratch(read_type(like), 4, ROWS)
     values = scratch(np.float64, 0, ROWS)
     factors = scratch(np.float64, 0, ROWS)
     label = scratch(np.int64, 0, LABELS)
@@ -85,7 +85,7 @@ def hard_cross_entropy_tiles(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
     """The same for few classes, in tiles."""
-    figures = scratch(like.dtype, 4, ROWS)
+    figures = scratch(read_type(like), 4, ROWS)
     values = scratch(np.float64, 0, ROWS)
     factors = scratch(np.float64, 0, ROWS)
     label = scratch(np.int64, 0, LABELS)

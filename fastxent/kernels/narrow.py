@@ -19,7 +19,17 @@ from numba.extending import lower_builtin, overload
 
 from fastxent.kernels.simd import constant, llvm_type
 
-__all__ = ["NarrowPointer", "pointer_type", "room", "round_lanes", "rounded", "stored", "widen_lanes", "widened"]
+__all__ = [
+    "NarrowPointer",
+    "pointer_type",
+    "read_type",
+    "room",
+    "round_lanes",
+    "rounded",
+    "stored",
+    "widen_lanes",
+    "widened",
+]
 
 FLOAT16, BFLOAT16 = types.uint16, types.int16
 
@@ -62,6 +72,17 @@ def _room(like, size):
     if like.dtype in (FLOAT16, BFLOAT16):
         return lambda like, size: np.empty(size, np.float32)
     return lambda like, size: np.empty(size, like.dtype)
+
+
+def read_type(like):
+    """The type in which a pointer into the array ``like`` reads its elements."""
+
+
+@overload(read_type, jit_options={"forceinline": True})
+def _read_type(like):
+    if like.dtype in (FLOAT16, BFLOAT16):
+        return lambda like: np.float32
+    return lambda like: like.dtype
 
 
 # --- in registers ----------------------------------------------------------------------------------------------------
