@@ -65,10 +65,11 @@ def scratch(typingctx, dtype, rows, columns):
     """An uninitialised array on the stack: (rows, columns), or (columns,) for 0 rows; both constants.
 
     The memory is that of the function in whose own body this stands, so not in an inlined one. The array has no
-    reference count, which inlined helpers would raise and lower, atomically, at every call.
+    reference count, which inlined helpers would raise and lower, atomically, at every call. Of float16 and bfloat16 it
+    is what a pointer to them reads: float32.
     """
     shape = [n.literal_value for n in (rows, columns) if n.literal_value]
-    kind = types.Array(dtype.dtype, len(shape), "C")
+    kind = types.Array(pointer_type(dtype.dtype).dtype, len(shape), "C")
 
     def build(context, builder, sig, args):
         size = shape[0] * shape[-1] if len(shape) == 2 else shape[0]
