@@ -208,6 +208,40 @@ def test_soft_targets_and_smoothing_are_accurate_with_many_classes(c, dtype, err
     found.verify()
 
 
+@pytest.mark.parametrize("c", [2, 17, 130])
+def test_soft_targets_are_accurate_at_the_limits_of_the_type(c, dtype, errors):
+    """Distances beyond the type's range, targets below its normal numbers, and both beside nothing larger."""
+    info, k = np.finfo(dtype), np.arange(c)
+    largest, tiny = float(info.max), float(info.smallest_subnormal)
+    largest *= 1.0 if dtype == np.float32 else 0.49  # in float64 the distance itself has to be finite
+    found = errors("cross_entropy, soft, limits", name_of(dtype))
+    rows = {
+        "as far apart as can be": np.where(k == 1, largest, -largest),
+        "far apart": np.where(k == 1, 0.0, -0.9 * largest),
+        "masked": np.where(k == 1, 1.0, -np.inf),
+        "near, and one far above": np.where(k == 1, 400.0, 0.1),
+        "equal": np.zeros(c),
+        "a hair apart": np.where(k == 1, tiny, 0.0),
+        "out of sight": np.where(k == 1, 0.0, -(60.0 if dtype == np.float32 else 500.0)),
+    }
+    targets = {
+        "one-hot": k == 1,
+        "nearly": np.where(k == 1, 1.0, tiny if dtype == np.float32 else 1e-300),  # NLLs count from there on
+        "nearly, one more": np.where(k == 1, 1.0, np.where(k == 0, max(float(info.tiny) / 8, 1e-300), 0.0)),
+        "even": np.full(c, 1 / c),
+    }
+    for name, row in rows.items():
+        for what, target in targets.items():
+            if name == "masked" and what != "one-hot":
+                continue
+            z, t = row.astype(dtype), target.astype(dtype)
+            for temperature in (1.0, 2.0**-10, 700.0):
+                got = fastxent.cross_entropy(z[None], t[None], temperature=temperature, reduction="none")[0]
+                want = reference.exact_cross_entropy(z, t, temperature=temperature)
+                found.add(got, want, f"C = {c}, {name}, {what}, T = {temperature:g}")
+    found.verify()
+
+
 # ---- logsumexp, softmax, log_softmax --------------------------------------------------------------------------------
 
 

@@ -269,3 +269,42 @@ def test_a_bad_row_behind_the_first_slice_is_named(monkeypatch):
     weights[57] = -2
     with pytest.raises(ValueError, match=r"^sample_weight: row 57 has -2\.0"):
         fx.cross_entropy(logits, labels, sample_weight=weights)
+
+
+@pytest.mark.parametrize("c", [3, 16, 64, 65, 130])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_a_bad_probability_is_named_wherever_it_stands(c, dtype):
+    """In a row of its own among good ones, at and beside the label, in the prediction and in a target."""
+    p, z, labels = np.full((20, c), 1 / c, dtype), np.zeros((20, c), dtype), np.zeros(20, int)
+    p[3, 1] = -0.0
+    p[3, 0] = 2 / c
+    for k in range(c):
+        for bad in (-1e-3, 1.5, math.nan, math.inf):
+            wrong = p.copy()
+            wrong[7:9, k] = bad
+            for labels[7] in (k, c - 1 - k):
+                for normalize in (False, True):
+                    with pytest.raises(ValueError, match=f"^probs: row 7 has .* for class {k}"):
+                        fx.log_loss(wrong, labels, normalize=normalize)
+            if bad != 1.5:
+                with pytest.raises(ValueError, match=f"^target: row 7 has .* for class {k}"):
+                    fx.cross_entropy(z, wrong)
+    fx.log_loss(p, labels)
+    fx.cross_entropy(z, p)
+
+
+@pytest.mark.parametrize("c", [10, 100, 1000])
+def test_a_float32_row_is_refused_by_its_sum_in_float64(c):
+    """A sum in float32 would be wrong by more than these rows are from the limit."""
+    rng = np.random.default_rng(c)
+    rows = rng.dirichlet(np.ones(c), 400) * (1 + 1e-3 + rng.uniform(-1, 1, (400, 1)) * 2**-23)
+    rows = rows.astype("f4")
+    refused = np.array([abs(math.fsum(row) - 1) > 1e-3 for row in rows.astype(float)])
+    assert 100 < refused.sum() < 300
+    for row, refuse in zip(rows, refused, strict=True):
+        for call in ((fx.log_loss, row, 0), (fx.cross_entropy, np.zeros_like(row), row)):
+            if refuse:
+                with pytest.raises(ValueError, match=r"sums to 1\.001"):
+                    call[0](*call[1:])
+            else:
+                call[0](*call[1:])

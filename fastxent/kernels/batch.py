@@ -269,7 +269,8 @@ def hard_log_loss(
     """Log loss of probabilities and class indices."""
     call = _hard(probs, labels, class_weight, sample_weight, has_ignore, ignore_index)
     call.integers[FLAG], call.reals[EPS], call.reals[SUM_TOL] = normalize, eps, sum_tol
-    return call.run(chunks.hard_log_loss, out, sums)
+    few = probs.shape[2] <= TILE_CLASSES
+    return call.run(chunks.hard_log_loss_tiles if few else chunks.hard_log_loss, out, sums)
 
 
 def soft_log_loss(probs, target, class_weight, sample_weight, eps, normalize, sum_tol, out, sums):

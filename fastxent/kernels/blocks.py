@@ -11,7 +11,7 @@ import numpy as np
 from fastxent.kernels.exactsum import exact_sum_add, exact_sum_add_block
 from fastxent.kernels.jit import inline
 from fastxent.kernels.memory import address, load, load_some, offset, pointer, store, store_some
-from fastxent.kernels.probabilities import PROBS, are_log_probs, probability_sums
+from fastxent.kernels.probabilities import PROBS, are_log_probs, probability_sum
 from fastxent.kernels.simd import add_reduce, any_lane, first_lanes, select, splat
 from fastxent.kernels.tiles import ROWS
 
@@ -135,9 +135,9 @@ def target_fault(mass, valid):
 
 
 @inline
-def sum_fault(total, valid, normalize, sum_tol):
-    """Why a row of probabilities is refused, or 0: its sum, and whether every entry is in [0, 1]."""
-    if not valid:
+def sum_fault(total, normalize, sum_tol):
+    """Why a row of probabilities is refused, or 0, by its sum: NaN where an entry is not in [0, 1]."""
+    if total != total:
         return NOT_PROBABILITY
     return OK if total != 0.0 and (normalize or abs(total - 1.0) <= sum_tol) else ROW_SUM
 
@@ -150,8 +150,8 @@ def row_fault(p, n, kind, normalize, sum_tol):
     """
     if kind != PROBS:
         return 1.0, OK if are_log_probs(p, n) else POSITIVE_LOG_PROB
-    total, low, valid = probability_sums(p, n, -1)
-    return 1.0 / (total + low) if normalize else 1.0, sum_fault(total, valid, normalize, sum_tol)
+    total = probability_sum(p, n, -1)
+    return 1.0 / total if normalize else 1.0, sum_fault(total, normalize, sum_tol)
 
 
 @inline

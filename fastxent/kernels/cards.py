@@ -42,7 +42,7 @@ from fastxent.kernels.probabilities import (
     clipped_log_loss,
     information,
     pair,
-    probability_sums,
+    probability_sum,
     soft_log_loss,
     soft_nll,
 )  # fmt: skip
@@ -270,8 +270,8 @@ def score_probabilities(
             squares, first = note_probabilities(row, n, kind, factor, card, r)
             own = np.float64(row[y])
             if kind == PROBS:
-                others, others_low, _ = probability_sums(row, n, y)
-                card[0][r] = clipped_log_loss(own, others + others_low, eps, normalize) + 0.0
+                others = probability_sum(row, n, y)
+                card[0][r] = clipped_log_loss(own, others, eps, normalize) + 0.0
                 own *= factor
             else:
                 card[0][r] = -own + 0.0

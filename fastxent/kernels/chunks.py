@@ -18,6 +18,7 @@ from fastxent.kernels.blocks import (
     KEEP,
     LABEL,
     NOT_PROBABILITY,
+    OK,
     POS_WEIGHT,
     POSITIVE_LOG_PROB,
     SCALE,
@@ -38,12 +39,13 @@ from fastxent.kernels.blocks import (
     sum_fault,
     target_fault,
 )  # fmt: skip
-from fastxent.kernels.figures import LABELS, nll_of, row_figures, tile_figures, top_figures
+from fastxent.kernels.figures import LABELS, nll_of, row_figures, tile_figures
 from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.memory import load, offset, pointer, scratch, store
 from fastxent.kernels.narrow import read_type, room
-from fastxent.kernels.probabilities import clipped_log_loss, probability_sums, soft_log_loss, soft_nll
-from fastxent.kernels.rows import smoothed_sums, target_sums
+from fastxent.kernels.probabilities import clipped_log_loss, probability_sum, soft_log_loss, soft_nll
+from fastxent.kernels.probability_blocks import row_probabilities, sums_at_fault, tile_probabilities
+from fastxent.kernels.soft import smoothed_figures, soft_figures
 from fastxent.kernels.tiles import ROWS, TILE_CLASSES, TILE_SIZE
 
 
@@ -126,10 +128,7 @@ def smoothed_cross_entropy(
         for r in range(m):
             if label[r] >= 0:
                 row = offset(p, r * step)
-                top, _ = top_figures(row, n, r, scale, scale_low, figures)
-                figures[4, r], figures[5, r] = smoothed_sums(
-                    row, n, label[r], top, w, class_weight.size > 0, keep, spread
-                )
+                smoothed_figures(row, n, label[r], w, class_weight.size > 0, keep, spread, scale, scale_low, figures, r)
         nll_of(figures, values, m, scale, scale_low)
         add_distances(figures, values, m, scale)
         settle_labels(values, label, m, i, class_weight, sample_weight, False, factors, out, sums)
@@ -154,12 +153,8 @@ def soft_cross_entropy(
         p, step = row_block(view, like, i, m, n, buffer)
         t, t_step = row_block(t_view, t_like, i, m, n, t_buffer)
         for r in range(m):
-            row = offset(p, r * step)
-            top, _ = top_figures(row, n, r, scale, scale_low, figures)
-            figures[4, r], figures[5, r], mass, valid = target_sums(
-                row, offset(t, r * t_step), n, top, w, class_weight.size > 0, keep, spread
-            )
-            reason = target_fault(mass, valid)
+            row, target = offset(p, r * step), offset(t, r * t_step)
+            reason = soft_figures(row, target, n, w, class_weight.size > 0, keep, spread, scale, scale_low, figures, r)
             if reason:
                 return refuse(report, i + r, reason)
             factors[r] = 1.0
@@ -219,39 +214,56 @@ def soft_nll_rows(start, stop, like, t_like, integers, reals, labels, class_weig
         i += m
 
 
-@compiled
-def hard_log_loss(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
-    """Probabilities and class indices. Range and row sums are checked in the same pass."""
+@inline
+def _hard_log_losses(figures_of, few, start, stop, like, call, work, memory, out, sums, report):
+    """The loop of the two functions below. Range and row sums are checked in the same pass."""
+    integers, reals, labels, class_weight, sample_weight = call
+    figures, values, factors, label = work
     view, n = first_view(integers), integers[N]
-    has_ignore, ignore_index = integers[HAS_IGNORE] != 0, integers[IGNORE]
     eps, normalize, sum_tol = reals[EPS], integers[FLAG] != 0, reals[SUM_TOL]
-    figures = scratch(np.float64, 6, ROWS)
-    values = scratch(np.float64, 0, ROWS)
-    factors = scratch(np.float64, 0, ROWS)
-    label = scratch(np.int64, 0, LABELS)
-    buffer = copy_buffer(view, like, n, 0)
+    f, v = pointer(figures, 0), pointer(values, 0)
     i = start
     while i < stop:
-        m = block_rows(view, i, stop, n, 0)
-        bad = read_labels(labels, i, m, n, has_ignore, ignore_index, label)
+        m = block_rows(view, i, stop, n, few)
+        bad = read_labels(labels, i, m, n, integers[HAS_IGNORE] != 0, integers[IGNORE], label)
         if bad >= 0:
             return refuse(report, bad, LABEL)
-        p, step = row_block(view, like, i, m, n, buffer)
-        for r in range(m):
-            if label[r] >= 0:
-                row = offset(p, r * step)
-                others, others_low, valid = probability_sums(row, n, label[r])
-                own = np.float64(row[label[r]])
-                reason = sum_fault(others + own, valid, normalize, sum_tol)
+        figures_of(view, like, n, i, m, label, normalize, figures, memory)
+        if sums_at_fault(figures, label, m, normalize, sum_tol):
+            for r in range(m):
+                reason = sum_fault(figures[0, r] + figures[1, r], normalize, sum_tol) if label[r] >= 0 else OK
                 if reason:
                     return refuse(report, i + r, reason)
-                figures[0, r] = own
-                figures[1, r] = others + others_low
-        f, v = pointer(figures, 0), pointer(values, 0)
         for r in range(0, m, 8):
             store(v, r, clipped_log_loss(load(f, r), load(f, ROWS + r), eps, normalize))
         settle_labels(values, label, m, i, class_weight, sample_weight, True, factors, out, sums)
         i += m
+
+
+@compiled
+def hard_log_loss(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
+    """Probabilities and class indices, one row at a time."""
+    figures = scratch(np.float64, 4, ROWS)
+    values = scratch(np.float64, 0, ROWS)
+    factors = scratch(np.float64, 0, ROWS)
+    label = scratch(np.int64, 0, LABELS)
+    call, work = (integers, reals, labels, class_weight, sample_weight), (figures, values, factors, label)
+    buffer = copy_buffer(first_view(integers), like, integers[N], 0)
+    _hard_log_losses(row_probabilities, 0, start, stop, like, call, work, buffer, out, sums, report)
+
+
+@compiled
+def hard_log_loss_tiles(
+    start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
+):
+    """The same for few classes, in tiles."""
+    figures = scratch(np.float64, 4, ROWS)
+    values = scratch(np.float64, 0, ROWS)
+    factors = scratch(np.float64, 0, ROWS)
+    label = scratch(np.int64, 0, LABELS)
+    call, work = (integers, reals, labels, class_weight, sample_weight), (figures, values, factors, label)
+    tile = room(like, TILE_SIZE)
+    _hard_log_losses(tile_probabilities, TILE_CLASSES, start, stop, like, call, work, tile, out, sums, report)
 
 
 @compiled
@@ -271,7 +283,7 @@ def soft_log_loss_rows(
         t, t_step = row_block(t_view, t_like, i, m, n, t_buffer)
         for r in range(m):
             row = offset(p, r * step)
-            total, _, sound = probability_sums(row, n, -1)
+            total = probability_sum(row, n, -1)
             values[r], mass, valid = soft_log_loss(
                 row, offset(t, r * t_step), n, w, class_weight.size > 0, eps, normalize
             )
@@ -279,7 +291,7 @@ def soft_log_loss_rows(
             reason = target_fault(mass, valid)
             if reason:
                 return refuse(report, i + r, reason)
-            reason = sum_fault(total, sound, normalize, sum_tol)
+            reason = sum_fault(total, normalize, sum_tol)
             if reason:
                 return refuse(report, i + r, reason)
         settle(values, factors, False, m, i, sample_weight, out, sums)

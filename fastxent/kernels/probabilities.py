@@ -4,24 +4,78 @@ import math
 
 from fastxent.kernels import elementary
 from fastxent.kernels.jit import inline
-from fastxent.kernels.memory import load_some_double
-from fastxent.kernels.rows import guarded_total, largest, two_sum
-from fastxent.kernels.simd import add_reduce, any_lane, first_lanes, lane_numbers, select, splat
+from fastxent.kernels.memory import load, load_some, load_some_double, prefetch, store_double
+from fastxent.kernels.rows import add_terms, ahead, guarded_total, lanes, largest, two_sum
+from fastxent.kernels.simd import (
+    add_reduce,
+    any_lane,
+    fill,
+    first_lanes,
+    lane_numbers,
+    maximum,
+    minimum,
+    select,
+    splat,
+)  # fmt: skip
+from fastxent.kernels.tiles import ROWS, store_sum
 
 # The codes of the kinds of prediction, in the order of checks.KINDS.
 LOGITS, LOG_PROBS, PROBS = 0, 1, 2
 
 
 @inline
-def probability_sums(p, n, y):
-    """The sum of a row without class y (-1: of all classes) in two words, and whether every entry is in [0, 1]."""
+def probability_sum(p, n, y):
+    """The sum of a row in float64 without class y (-1: of all classes); NaN where an entry is not in [0, 1].
+
+    The lowest and the highest entry are compared once a row; NaNs, which they pass over, are in the sum.
+    """
+    width = lanes(p)
+    block = 4 * width
     total, low = splat(0.0), splat(0.0)
-    valid = total == 0.0
-    for i in range(0, n, 8):
-        v = load_some_double(p, i, first_lanes(n - i, total), 0.0)
-        valid = valid & (v >= 0.0) & (v <= 1.0)
-        total, low = two_sum(total, low, select(lane_numbers(total) == y - i, 0.0, v))
-    return add_reduce(total), add_reduce(low), not any_lane(~valid)
+    lowest, most = fill(p, 0.0), fill(p, 0.0)
+    full = n - n % block
+    for i in range(0, full, block):
+        for j in range(4):
+            prefetch(p, i + ahead(p) + j * width)
+        a, b, c, d = load(p, i), load(p, i + width), load(p, i + 2 * width), load(p, i + 3 * width)
+        lowest = minimum(minimum(minimum(minimum(lowest, a), b), c), d)
+        most = maximum(maximum(maximum(maximum(most, a), b), c), d)
+        if i <= y < i + block:
+            a, b = without(a, y - i), without(b, y - i - width)
+            c, d = without(c, y - i - 2 * width), without(d, y - i - 3 * width)
+        total, low = add_terms(total, low, a)
+        total, low = add_terms(total, low, b)
+        total, low = add_terms(total, low, c)
+        total, low = add_terms(total, low, d)
+    for i in range(full, n, width):
+        a = load_some(p, i, first_lanes(n - i, lowest), 0.0)
+        lowest, most = minimum(lowest, a), maximum(most, a)
+        total, low = add_terms(total, low, without(a, y - i))
+    sum_ = add_reduce(total + low)
+    return math.nan if any_lane((lowest < 0.0) | (most > 1.0)) or (y >= 0 and not p[max(y, 0)] >= 0.0) else sum_
+
+
+@inline
+def without(v, lane):
+    """v with 0 in one lane, if it has that lane."""
+    return select(lane_numbers(v) == lane, 0.0, v)
+
+
+@inline
+def tile_probability_sum(tile, n, label, figures, r):
+    """The same for each row of a tile: its label's entry and the sum of the others to ``figures``, column r on."""
+    width = lanes(tile)
+    own, lowest, most = fill(tile, 0.0), fill(tile, 0.0), fill(tile, 0.0)
+    total, low = splat(0.0), splat(0.0)
+    for j in range(n):
+        v = load(tile, j * width)
+        lowest, most = minimum(lowest, v), maximum(most, v)
+        mine = label == j
+        own = select(mine, v, own)
+        total, low = add_terms(total, low, select(mine, 0.0, v))
+    valid = (lowest >= 0.0) & (most <= 1.0) & (own >= 0.0)
+    store_double(figures, r, own)
+    store_sum(figures, ROWS + r, total, low, select(valid, fill(tile, 1.0), math.nan))
 
 
 @inline
@@ -68,12 +122,9 @@ def soft_log_loss(probs, target, n, w, weighted, eps, normalize):
     loss, loss_low, mass, mass_low = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
     valid = loss == 0.0
     rest, top, first = 0.0, 0.0, -1
-    if (
-        normalize
-    ):  # the sum of the others is taken without the largest class, so that it keeps its accuracy for that one
+    if normalize:  # the others' sum is taken without the largest class, so that it keeps its accuracy for that one
         top, first = largest(probs, n)
-        rest, rest_low, _ = probability_sums(probs, n, first)
-        rest += rest_low
+        rest = probability_sum(probs, n, first)
     for i in range(0, n, 8):
         here = first_lanes(n - i, loss)
         v = load_some_double(probs, i, here, 1.0)

@@ -1,0 +1,48 @@
+"""A block of rows of probabilities -> each label's entry and the sum of the others, as rows 0 and 1 of ``figures``."""
+
+import numpy as np
+
+from fastxent.kernels.blocks import row_block, strided
+from fastxent.kernels.jit import inline
+from fastxent.kernels.memory import load, load_integers, offset, pointer
+from fastxent.kernels.probabilities import probability_sum, tile_probability_sum
+from fastxent.kernels.rows import lanes
+from fastxent.kernels.simd import any_lane, fill, first_lanes, maximum, splat
+from fastxent.kernels.tiles import ROWS, fill_tile
+
+
+@inline
+def row_probabilities(view, like, n, i, m, label, normalize, figures, buffer):
+    """One row at a time. Where nothing is normalised the sum of the others is only looked at with the label's entry."""
+    p, step = row_block(view, like, i, m, n, buffer)
+    for r in range(m):
+        figures[0, r], figures[1, r] = 1.0, 0.0
+        if label[r] >= 0:
+            row = offset(p, r * step)
+            own = np.float64(row[label[r]])
+            figures[0, r] = own
+            figures[1, r] = probability_sum(row, n, label[r]) if normalize else probability_sum(row, n, -1) - own
+
+
+@inline
+def tile_probabilities(view, like, n, i, m, label, normalize, figures, tile):
+    """The same for few classes, in tiles."""
+    p, f, q = strided(view, like, i), pointer(figures, 0), pointer(tile, 0)
+    width = lanes(q)
+    for r in range(0, m, width):
+        fill_tile(q, offset(p, r * view[2]), view[2], min(width, m - r), n, view[3])
+        tile_probability_sum(q, n, load_integers(pointer(label, r), 0, fill(p, 0.0)), f, r)
+
+
+@inline
+def sums_at_fault(figures, label, m, normalize, sum_tol):
+    """Whether blocks.sum_fault refuses any of m rows, but for those whose label is -1."""
+    f, y = pointer(figures, 0), pointer(label, 0)
+    limit = np.inf if normalize else sum_tol
+    fault = splat(0.0) > 0.0
+    for r in range(0, m, 8):
+        total = load(f, r) + load(f, ROWS + r)
+        distance = maximum(total - 1.0, 1.0 - total)
+        good = (total > 0.0) & (distance <= limit)
+        fault = fault | (~good & (load_integers(y, r, total) >= 0) & first_lanes(m - r, total))
+    return any_lane(fault)
