@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastxent import checks
-from fastxent.checks import Batch
+from fastxent.checks import ABSENT, Batch
 from fastxent.kernels import batch as kernels
 from fastxent.kernels.exactsum import exact_sum_add_block
-from fastxent.reductions import LOSSES, WEIGHTS, new_sums, reduce
+from fastxent.reductions import LOSSES, WEIGHTS, new_sums, reduce, values_of
 from fastxent.slices import BF16, COPY_BYTES, F64, Predictions, row_slices
 from fastxent.threads import limited
 
@@ -32,6 +32,8 @@ __all__ = [
     "perplexity",
     "softmax",
 ]
+
+Driver = Callable[..., kernels.Call]
 
 
 def logsumexp(
@@ -77,7 +79,7 @@ def logsumexp(
     array, rows = _row_output(out, z.shape, z.n_rows, z.array)
     with limited(threads):
         for start, stop, view in z.slices():
-            kernels.logsumexp(view, temperature, rows[start:stop])
+            kernels.logsumexp(view, temperature).run(rows[start:stop])
     return _deliver(rows.reshape(z.shape), array, out)
 
 
@@ -234,9 +236,9 @@ def cross_entropy(
     0.6931471805599453
     """
     options = checks.as_smoothing(label_smoothing), checks.as_temperature(temperature)
-    batch = checks.as_batch("logits", logits, target, axis, weight, sample_weight, ignore_index)
+    given = "logits", logits, target, axis, weight, sample_weight, ignore_index
     drivers = kernels.hard_cross_entropy, kernels.soft_cross_entropy
-    return _losses(batch, drivers, options, reduction, out, threads)
+    return _losses(given, drivers, options, reduction, out, threads)
 
 
 def nll(
@@ -285,8 +287,8 @@ def nll(
     >>> fastxent.nll(np.array([[-0.5, -1.0], [-2.0, -0.25]]), [0, 1])
     0.375
     """
-    batch = checks.as_batch("log_probs", log_probs, target, axis, weight, sample_weight, ignore_index)
-    return _losses(batch, (kernels.hard_nll, kernels.soft_nll), (), reduction, out, threads)
+    given = "log_probs", log_probs, target, axis, weight, sample_weight, ignore_index
+    return _losses(given, (kernels.hard_nll, kernels.soft_nll), (), reduction, out, threads)
 
 
 def log_loss(
@@ -343,8 +345,8 @@ def log_loss(
     array([0.69314718, 0.        ])
     """
     options = checks.as_log_loss_options(eps, normalize, sum_tol)
-    batch = checks.as_batch("probs", probs, target, axis, weight, sample_weight, ignore_index)
-    return _losses(batch, (kernels.hard_log_loss, kernels.soft_log_loss), options, reduction, out, threads)
+    given = "probs", probs, target, axis, weight, sample_weight, ignore_index
+    return _losses(given, (kernels.hard_log_loss, kernels.soft_log_loss), options, reduction, out, threads)
 
 
 def binary_cross_entropy(
@@ -398,7 +400,7 @@ def binary_cross_entropy(
     """
     w = checks.as_pos_weight(pos_weight)
     batch = checks.as_binary_batch("logits", logits, target, sample_weight)
-    return _binary(kernels.binary_cross_entropy, batch, (), w, reduction, out, threads)
+    return _binary(batch, kernels.binary_cross_entropy, (w,), reduction, out, threads)
 
 
 def binary_log_loss(
@@ -447,7 +449,7 @@ def binary_log_loss(
     """
     w, eps = checks.as_pos_weight(pos_weight), checks.as_eps(eps)
     batch = checks.as_binary_batch("probs", probs, target, sample_weight)
-    return _binary(kernels.binary_log_loss, batch, (eps,), w, reduction, out, threads)
+    return _binary(batch, kernels.binary_log_loss, (w, eps), reduction, out, threads)
 
 
 def log_likelihood(
@@ -494,9 +496,9 @@ def log_likelihood(
     -2.0794415416798357
     """
     options = checks.as_smoothing(label_smoothing), checks.as_temperature(temperature)
-    batch = checks.as_batch("logits", logits, target, axis, weight, sample_weight, ignore_index)
+    given = "logits", logits, target, axis, weight, sample_weight, ignore_index
     drivers = kernels.hard_cross_entropy, kernels.soft_cross_entropy
-    return 0.0 - _losses(batch, drivers, options, "sum", None, threads)
+    return 0.0 - _losses(given, drivers, options, "sum", None, threads)
 
 
 def perplexity(
@@ -543,9 +545,9 @@ def perplexity(
     7.0
     """
     options = checks.as_smoothing(label_smoothing), checks.as_temperature(temperature)
-    batch = checks.as_batch("logits", logits, target, axis, weight, sample_weight, ignore_index)
+    given = "logits", logits, target, axis, weight, sample_weight, ignore_index
     drivers = kernels.hard_cross_entropy, kernels.soft_cross_entropy
-    return float(kernels.exp_scalar(_losses(batch, drivers, options, "mean", None, threads)))
+    return float(kernels.exp_scalar(_losses(given, drivers, options, "mean", None, threads)))
 
 
 def entropy(
@@ -647,52 +649,62 @@ def kl_divergence(
 
 
 def _losses(
-    batch: Batch,
-    drivers: tuple[Callable[..., Any], Callable[..., Any]],
+    given: tuple[Any, ...],
+    drivers: tuple[Driver, Driver],
     options: tuple[Any, ...],
     reduction: str,
     out: Any,
     threads: int | None,
 ) -> Any:
-    """Run the driver for class indices or the one for distributions over a batch."""
-    shape, weight = batch.predictions.shape, batch.weight
-    array, rows = _loss_output(batch, reduction, out)
-    sums = new_sums(reduction)
+    """Run the driver for class indices or the one for distributions over a batch, given by as_batch's arguments."""
     hard, soft = drivers
-    with limited(threads):
-        for start, stop, z, t, s in batch.slices():
-            r = rows[start:stop]
-            if batch.is_hard:
-                row, reason = hard(z, t, weight, s, batch.has_ignore, batch.ignore_index, *options, r, sums)
-            else:
-                row, reason = soft(z, t, weight, s, *options, r, sums)
-            if reason:
-                raise batch.error(start + row, reason)
-    return _deliver(reduce(reduction, rows, sums, shape), array, out)
+    if out is None and threads is None and type(reduction) is str and reduction in checks.REDUCTIONS:
+        views = checks.as_plain(*given)  # the usual small call, quickly; what is refused comes back below for its error
+        if views is not None:
+            z, labels = views
+            rows = np.empty(labels.size) if reduction == "none" else ABSENT
+            _, refused, total, mass = hard(z, labels, ABSENT, ABSENT, False, 0, *options).run_all(rows)
+            if not refused:
+                return reduce(reduction, rows, total, mass, labels.shape)
+    batch = checks.as_batch(*given)
+    if batch.is_hard:
+        driver, options = hard, (batch.weight, batch.has_ignore, batch.ignore_index, *options)
+    else:
+        driver, options = soft, (batch.weight, *options)
+    array, rows, total, mass = _run(batch, driver, options, reduction, out, threads)
+    return _deliver(reduce(reduction, rows, total, mass, batch.predictions.shape), array, out)
 
 
 def _binary(
-    driver: Callable[..., Any],
-    batch: Batch,
-    options: tuple[Any, ...],
-    pos_weight: float,
-    reduction: str,
-    out: Any,
-    threads: int | None,
+    batch: Batch, driver: Driver, options: tuple[Any, ...], reduction: str, out: Any, threads: int | None
 ) -> Any:
     """Run a driver of one number a row over a batch."""
+    array, rows, total, mass = _run(batch, driver, options, reduction, out, threads)
+    return _deliver(reduce(reduction, rows, total, mass, batch.predictions.shape), array, out)
+
+
+def _run(
+    batch: Batch, driver: Driver, options: tuple[Any, ...], reduction: str, out: Any, threads: int | None
+) -> tuple[np.ndarray | None, np.ndarray, float, float]:
+    """The array behind ``out``, the rows' losses ("none"), or else their sum and that of their weights."""
     array, rows = _loss_output(batch, reduction, out)
+    views = batch.whole() if threads is None else None
+    if views is not None:
+        row, reason, total, mass = driver(*views, *options).run_all(rows)
+        if reason:
+            raise batch.error(row, reason)
+        return array, rows, total, mass
     sums = new_sums(reduction)
     with limited(threads):
-        for start, stop, z, t, s in batch.flat_slices():
-            row, reason = driver(z, t, pos_weight, s, *options, rows[start:stop], sums)
+        for start, stop, z, t, s in batch.slices():
+            row, reason = driver(z, t, s, *options).run(rows[start:stop], sums)
             if reason:
                 raise batch.error(start + row, reason)
-    return _deliver(reduce(reduction, rows, sums, batch.predictions.shape), array, out)
+    return array, rows, *values_of(sums)
 
 
 def _divergence(
-    driver: Callable[..., Any],
+    driver: Driver,
     matrices: tuple[Predictions, ...],
     kind: int,
     reduction: str,
@@ -708,14 +720,14 @@ def _divergence(
     with limited(threads):
         for start, stop, views in row_slices(matrices, max_rows=most):
             r = rows[start:stop] if none else np.empty(stop - start)
-            row, reason = driver(*views, kind, r)
+            row, reason = driver(*views, kind).run(r)
             if reason:
                 raise checks.pair_error(matrices, start + row)
             if not none:
                 exact_sum_add_block(sums[LOSSES], r, r.size)
     if not none:
         exact_sum_add_block(sums[WEIGHTS], np.array([float(p.n_rows)]), 1)
-    return _deliver(reduce(reduction, rows, sums, p.shape), array, out)
+    return _deliver(reduce(reduction, rows, *values_of(sums), p.shape), array, out)
 
 
 def _same_shape(
@@ -748,7 +760,7 @@ def _same_memory(a: np.ndarray, b: np.ndarray) -> bool:
 
 def _loss_output(batch: Batch, reduction: str, out: Any) -> tuple[np.ndarray | None, np.ndarray]:
     if checks.as_reduction(reduction) != "none":
-        return checks.as_output(out, (), F64), checks.ABSENT
+        return checks.as_output(out, (), F64), ABSENT
     z, target, sample_weight = batch.predictions, batch.target, batch.sample_weight
     if out is None:
         return None, np.empty(z.n_rows)

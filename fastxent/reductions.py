@@ -8,7 +8,8 @@ import warnings
 
 import numpy as np
 
-from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_value
+from fastxent.kernels import batch as kernels
+from fastxent.kernels.exactsum import STATE_SIZE
 
 LOSSES, WEIGHTS = 0, 1  # rows of a pair of sums
 
@@ -18,20 +19,26 @@ def new_sums(reduction: str) -> np.ndarray:
     return np.zeros((0 if reduction == "none" else 2, STATE_SIZE), np.int64)
 
 
-def reduce(reduction: str, out: np.ndarray, sums: np.ndarray, shape: tuple[int, ...]) -> "np.ndarray | float":
+def values_of(sums: np.ndarray) -> tuple[float, float]:
+    """The pair of sums, each rounded once; zeros where nothing was summed."""
+    return kernels.values_of(sums) if len(sums) else (0.0, 0.0)
+
+
+def reduce(
+    reduction: str, out: np.ndarray, total: float, weight: float, shape: tuple[int, ...]
+) -> "np.ndarray | float":
     """The rows' losses in `shape` ("none"), their sum or their mean (nats).
 
     Parameters
     ----------
     reduction : {"none", "sum", "mean"}
     out : float64 array of prod(shape) losses; read for "none" alone
-    sums : int64[2, STATE_SIZE], the exact sums of the losses and of their weights; read for "sum" and "mean"
+    total, weight : the sums of the losses and of their weights, rounded; read for "sum" and "mean"
     shape : the predictions' leading dimensions
     """
-    if reduction == "none":
-        return out.reshape(shape)
-    total = float(exact_sum_value(sums[LOSSES]))
-    return total if reduction == "sum" else divide(total, float(exact_sum_value(sums[WEIGHTS])))
+    if reduction == "mean":
+        return divide(total, weight)
+    return total if reduction == "sum" else out.reshape(shape)
 
 
 def divide(total: float, weight: float) -> float:

@@ -152,16 +152,10 @@ def test_the_reads_read_every_word(n_words):
 
 def test_the_gather_reads_the_labels_entries():
     z, y = np.arange(12.0).reshape(4, 3).astype(np.float32), np.array([2, 0, 1, 2])
-    seen = []
-    call = references.batch.Call(z[None], n_classes=3)
-    call.labels = y
-    report = np.zeros(2, np.int64)
-    none = np.empty(0)
-    references.gather_chunk(
-        1, 4, call.like, call.like, call.integers, none, y, none, none, none, y.reshape(1, -1), report
-    )
-    seen.append(int(report[0]))
-    assert seen == [int(z[np.arange(1, 4), y[1:]].sum())]
+    batch = references.batch
+    call = batch.Call(references.gather_chunk, z[None], z[None], batch.settings(3), z.size, y)
+    total, _, _, _ = call.run_serial(1, 4)
+    assert total == int(z[np.arange(1, 4), y[1:]].sum())
 
 
 def test_absent_peers_are_named(monkeypatch):

@@ -241,6 +241,29 @@ def test_read_only_labels_and_weights_compile_nothing_more():
     assert compiled == {name: len(kernel.signatures) for name, kernel in REGISTER.items()}
 
 
+def outcome(function, *args, **options):
+    try:
+        return bits(function(*args, **options))
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_short_way_of_plain_small_calls_and_the_general_one_agree(shape, dtype):
+    logits, y, _ = example(shape, dtype)
+    for name in ("cross_entropy", "nll", "log_loss"):
+        function, x = getattr(fx, name), predictions_for(name, logits)
+        wrong_row, wrong_label, positive = x.copy(), y.copy(), x.copy()
+        wrong_row[3], wrong_label[2], positive[1] = np.nan, shape[1], 2.0
+        for target in (y, wrong_label):
+            for predictions in (x, wrong_row, positive):
+                for reduction in ("none", "sum", "mean"):
+                    short = outcome(function, predictions, target, reduction=reduction)
+                    assert short == outcome(function, predictions, target, reduction=reduction, threads=1)
+                    assert isinstance(short, str) or target is y
+
+
 def test_soft_targets_follow_the_class_axis():
     logits, _, _ = example((3, 4, 5))
     target = probabilities(example((3, 4, 5), seed=5)[0])

@@ -1,5 +1,6 @@
 """Limits on threads, calls from many threads, each threading layer, fork and spawn."""
 
+import concurrent.futures
 import multiprocessing
 import os
 import subprocess
@@ -118,6 +119,18 @@ def test_concurrent_calls_agree_under_every_layer(layer):
     name, digest = done.stdout.split()
     assert name == layer
     assert digest == run(CONCURRENT, NUMBA_NUM_THREADS="2").stdout.split()[1]
+
+
+def test_small_calls_from_many_threads_do_not_disturb_each_other():
+    rng = np.random.default_rng(0)
+    problems = [(rng.normal(size=(n, 10)), rng.integers(0, 10, n)) for n in range(1, 65)]
+
+    def results(_):
+        return [fastxent.cross_entropy(z, y, reduction=r) for z, y in problems for r in ("sum", "mean")]
+
+    expected = results(0)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert all(result == expected for result in pool.map(results, range(100)))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

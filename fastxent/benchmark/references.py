@@ -87,10 +87,9 @@ def reader(chunk: Any, arrays: Sequence[np.ndarray]) -> Call:
     calls = []
     for array in arrays:
         words = words_of(array)
-        call = batch.Call(words.view(np.float64)[None, :, None], n_classes=1)
-        call.labels = words
-        calls.append(call)
-    return lambda: [call.run(chunk) for call in calls]
+        view = words.view(np.float64)[None, :, None]
+        calls.append(batch.Call(chunk, view, view, batch.settings(1), view.size, words))
+    return lambda: [call.run() for call in calls]
 
 
 def _torch_sum(arrays: Sequence[np.ndarray]) -> Call:
@@ -110,9 +109,7 @@ def _torch_copy(z: np.ndarray, out: np.ndarray) -> Call:
 
 
 def _gather(z: np.ndarray, y: np.ndarray) -> Call:
-    call = batch.Call(z[None], n_classes=z.shape[1])
-    call.labels = y
-    return lambda: call.run(gather_chunk)
+    return batch.Call(gather_chunk, z[None], z[None], batch.settings(z.shape[1]), z.size, y).run
 
 
 def references_of(case: Case, arrays: Sequence[np.ndarray]) -> dict[str, Call]:

@@ -1,19 +1,21 @@
 """The parallel loop, and the drivers that the rest of the package calls. The only file with parallel loops.
 
-A driver takes one slice of rows as arrays, chooses serial or parallel by the size of the work, and returns (row,
-reason): the first row that is refused, and why (blocks.OK and so on), or (-1, OK). ``out`` is float64[n_rows], or empty
-where rows are not wanted; ``sums`` is int64[2, STATE_SIZE], exact sums of the losses and of the weights that the mean
-divides by, or has no rows. The chunks of a slice may be cut anywhere: rows do not know of each other, and the sums are
-exact.
+A driver takes one slice of rows as arrays and its options, and returns a Call, which chooses serial or parallel by the
+size of the work. Running it gives (row, reason): the first row that is refused, and why (blocks.OK and so on), or
+(-1, OK). ``out`` is float64[n_rows], or empty where rows are not wanted; ``sums`` is int64[2, STATE_SIZE], exact sums
+of the losses and of the weights that the mean divides by, or has no rows. The chunks of a slice may be cut anywhere:
+rows do not know of each other, and the sums are exact.
 
 One loop serves every chunk function and type, by address: threads are slow to compile, and a function that contains
 another would be compiled around it once more.
 """
 
+import copy
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import types
+from numba import typeof, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -44,8 +46,9 @@ from fastxent.kernels.blocks import (  # noqa: F401  (the reasons are this modul
     N,
     view_of,
 )  # fmt: skip
-from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_merge
-from fastxent.kernels.jit import compiled, parallel, prange
+from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_merge, exact_sum_value
+from fastxent.kernels.jit import compiled, inline, parallel, prange
+from fastxent.kernels.memory import scratch
 from fastxent.kernels.narrow import rounded, widened
 from fastxent.kernels.probabilities import LOG_PROBS, LOGITS, PROBS  # noqa: F401
 from fastxent.kernels.tiles import TILE_CLASSES
@@ -103,6 +106,12 @@ def run_chunks(chunk, n_rows, like, integers, reals, labels, class_weight, sampl
 
 
 @compiled
+def values_of(sums):
+    """Both sums, each rounded once."""
+    return exact_sum_value(sums[0]), exact_sum_value(sums[1])
+
+
+@compiled
 def merge_parts(parts, sums):
     """Add every chunk's exact sums."""
     for c in range(parts.shape[0]):
@@ -110,85 +119,121 @@ def merge_parts(parts, sums):
             exact_sum_merge(sums[j], parts[c, j])
 
 
-def _address(chunk: Any, arguments: tuple[Any, ...]) -> int:
-    """The compiled code of a chunk function for these arguments; compiled or loaded when needed."""
-    key = chunk, arguments[2].dtype, arguments[3].dtype
-    if key not in _addresses:
-        from numba import typeof
+@compiled
+def run_rows(
+    chunk, start, stop, first, second, integers, reals, labels, class_weight, sample_weight, out, sums, summed
+):
+    """Run a chunk function over rows start .. stop - 1, or to the last if stop is -1, on this thread.
 
-        signature = tuple(typeof(x) for x in arguments)
-        chunk.compile(signature)
-        result = chunk.overloads[signature]
-        _addresses[key] = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
-    return _addresses[key]
+    Returns the first row that is refused, or -1; the reason; and if ``summed``, the sum of the losses and that of
+    their weights, which then do not go to ``sums``.
+    """
+    call = scratch(np.int64, 0, N_INTEGERS)
+    for k in range(N_INTEGERS):
+        call[k] = integers[k]
+    _put_view(call, 0, first)
+    _put_view(call, 5, second)
+    if stop < 0:
+        stop = first.shape[0] * first.shape[1]
+    report = scratch(np.int64, 0, 2)
+    report[0], report[1] = -1, OK
+    own = scratch(np.int64, 2, STATE_SIZE)
+    if summed:
+        for k in range(STATE_SIZE):
+            own[0, k] = own[1, k] = 0
+    rest = (call, reals, labels, class_weight, sample_weight, out, own if summed else sums, report)
+    call_chunk(chunk, (start, stop, reals, reals, *rest))  # two empty arrays would do: they tell a type, known by now
+    if summed:
+        return report[0], report[1], exact_sum_value(own[0]), exact_sum_value(own[1])
+    return report[0], report[1], 0.0, 0.0
 
 
-_addresses: dict[Any, int] = {}
+@inline
+def _put_view(call, at, array):
+    """blocks.view_of, in compiled code."""
+    call[at] = array.ctypes.data
+    for axis in range(3):
+        call[at + 1 + axis] = array.strides[axis] // array.itemsize
+    call[at + 4] = max(array.shape[1], 1)
 
 
-class _Alias:
-    """Another array's memory, writable: for Numba a read-only array is another type, and would be compiled for anew."""
+# What Python calls below is the code for one signature, without Numba's choice by the arguments' types: arrays of any
+# layout, and those that cannot be written to, would be types of their own, each compiled for anew.
 
-    def __init__(self, array: np.ndarray) -> None:
-        self.owner = array
-        self.__array_interface__ = {**array.__array_interface__, "data": (array.__array_interface__["data"][0], False)}
+_INTEGERS, _REALS = types.int64[::1], types.float64[::1]
+_DATA = _INTEGERS, _REALS, _INTEGERS, _REALS, _REALS, _REALS  # options, labels, weights, out
+_OF_CHUNKS = types.int64, types.int64, _REALS, *_DATA, types.int64[:, :, ::1], types.int64[:, ::1]
 
 
-def _plain(array: np.ndarray) -> np.ndarray:
-    return array if array.flags.writeable else np.asarray(_Alias(array))
+@functools.cache
+def _code(chunk: Any, first: np.dtype, second: np.dtype) -> tuple[int, Any]:
+    """The address of a chunk function for matrices of these types, and run_rows for them. Compiled when needed."""
+    matrices = [typeof(TYPES[dtype]) for dtype in (first, second)]
+    found = _for_signature(chunk, types.int64, types.int64, *matrices, *_DATA, types.int64[:, ::1], _INTEGERS)
+    address = found.library.get_pointer_to_function(found.fndesc.llvm_func_name)
+    views = [types.Array(matrix.dtype, 3, "A") for matrix in matrices]
+    rows = *(types.int64,) * 3, *views, *_DATA, types.int64[:, ::1], types.boolean
+    return address, _for_signature(run_rows, *rows).entry_point
+
+
+@functools.cache
+def _code_of(function: Any, *signature: Any) -> Any:
+    """Any other function, for a signature."""
+    return _for_signature(function, *signature).entry_point
+
+
+def _for_signature(function: Any, *signature: Any) -> Any:
+    function.compile(signature)
+    return function.overloads[signature]
 
 
 class Call:
-    """One call's options, in the arrays that a chunk function reads."""
+    """A chunk function, the matrices (3-D), labels and weights it reads, and its options."""
 
-    def __init__(self, first: np.ndarray, second: np.ndarray | None = None, *, n_classes: int) -> None:
-        self.matrices = first, second  # the chunk functions have no more than their addresses
-        self.integers = np.zeros(N_INTEGERS, np.int64)
-        self.reals = np.zeros(N_REALS)
-        self.integers[:5] = view_of(first)
-        self.integers[N] = n_classes
-        self.like = self.second_like = TYPES[first.dtype]
-        if second is not None:
-            self.integers[5:10] = view_of(second)
-            self.second_like = TYPES[second.dtype]
-        self.n_rows = first.shape[0] * first.shape[1]
-        self.elements = self.n_rows * n_classes
-        self.labels, self.class_weight, self.sample_weight = _NO_LABELS, _NO_REALS, _NO_REALS
+    __slots__ = ("chunk", "class_weight", "elements", "first", "integers", "labels", "reals", "sample_weight", "second")
 
-    def ignore(self, has_ignore: bool, index: int) -> None:
-        self.integers[HAS_IGNORE] = has_ignore
-        self.integers[IGNORE] = index
+    def __init__(self, chunk, first, second, options, elements, labels=_NO_LABELS, s=_NO_REALS, class_weight=_NO_REALS):
+        self.chunk, self.first, self.second, self.elements = chunk, first, second, elements
+        self.integers, self.reals = options
+        self.labels, self.sample_weight, self.class_weight = labels, s, class_weight
 
-    def temperature(self, temperature: float) -> None:
-        self.reals[SCALE], self.reals[SCALE_LOW] = scale_of(temperature)
-
-    def run(self, chunk: Any, out: np.ndarray = _NO_REALS, sums: np.ndarray = _NO_SUMS) -> tuple[int, int]:
-        """Run a chunk function over the rows, side by side where that pays; gather sums and the first refusal."""
-        n = self.n_rows
+    def run(self, out: np.ndarray = _NO_REALS, sums: np.ndarray = _NO_SUMS) -> tuple[int, int]:
+        """Run over the rows, side by side where that pays; gather sums and the first refusal."""
+        n = self.first.shape[0] * self.first.shape[1]
         if n == 0:
             return -1, OK
         if self.elements >= SERIAL_ELEMENTS and n > 1:
             with team() as threads:
                 if threads > 1:
-                    data = self.integers, *self._data(), out
+                    integers = self.integers.copy()
+                    integers[:10] = *view_of(self.first), *view_of(self.second)
                     n_chunks = min(threads * CHUNKS_PER_THREAD, n)
                     reports = np.zeros((n_chunks, 2), np.int64)
                     parts = np.zeros((n_chunks, *sums.shape), np.int64)
-                    address = _address(chunk, (0, n, self.like, self.second_like, *data, parts[0], reports[0]))
-                    run_chunks(address, n, TYPES[np.dtype(np.float64)], *data, parts, reports)
+                    data = integers, self.reals, self.labels, self.class_weight, self.sample_weight, out, parts, reports
+                    _code_of(run_chunks, *_OF_CHUNKS)(
+                        _code(self.chunk, self.first.dtype, self.second.dtype)[0], n, self.reals, *data
+                    )
                     return _gather(parts, reports, sums)
-        return self.run_serial(chunk, 0, n, self.integers, out, sums)
+        return self.run_serial(0, n, out, sums)[:2]
+
+    def run_all(self, out: np.ndarray) -> tuple[int, int, float, float]:
+        """Run over the rows, which are all there are: with the sum of the losses and of the weights unless ``out``."""
+        summed = out.size == 0
+        if self.elements < SERIAL_ELEMENTS:
+            return self.run_serial(0, -1, out, _NO_SUMS, summed)
+        sums = np.zeros((2, STATE_SIZE), np.int64) if summed else _NO_SUMS
+        row, reason = self.run(out, sums)
+        return row, reason, *(values_of(sums) if summed else (0.0, 0.0))
 
     def run_serial(
-        self, chunk: Any, start: int, stop: int, integers: np.ndarray, out: np.ndarray, sums: np.ndarray
-    ) -> tuple[int, int]:
-        """Run a chunk function over rows start .. stop - 1 on this thread."""
-        report = np.zeros(2, np.int64)
-        chunk(start, stop, self.like, self.second_like, integers, *self._data(), out, sums, report)
-        return (int(report[0]), int(report[1])) if report[1] else (-1, OK)
-
-    def _data(self) -> tuple[np.ndarray, ...]:
-        return self.reals, *(_plain(x) for x in (self.labels, self.class_weight, self.sample_weight))
+        self, start: int, stop: int, out: np.ndarray = _NO_REALS, sums: np.ndarray = _NO_SUMS, summed: bool = False
+    ) -> tuple[int, int, float, float]:
+        """Run over rows start .. stop - 1 on this thread, as run_rows says."""
+        first, second = self.first, self.second
+        code, run = _code(self.chunk, first.dtype, second.dtype)
+        data = self.integers, self.reals, self.labels, self.class_weight, self.sample_weight
+        return run(code, start, stop, first, second, *data, out, sums, summed)
 
 
 def _gather(parts: np.ndarray, reports: np.ndarray, sums: np.ndarray) -> tuple[int, int]:
@@ -198,6 +243,29 @@ def _gather(parts: np.ndarray, reports: np.ndarray, sums: np.ndarray) -> tuple[i
     if len(sums):
         merge_parts(parts, sums)
     return -1, OK
+
+
+@functools.lru_cache(maxsize=1024)
+def settings(
+    n_classes: int,
+    has_ignore: bool = False,
+    ignore_index: int = 0,
+    temperature: float = 1.0,
+    label_smoothing: float = 0.0,
+    flag: bool = False,
+    kind: int = 0,
+    eps: float = 0.0,
+    sum_tol: float = 0.0,
+    pos_weight: float = 1.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """A call's options in the arrays that a chunk function reads, and nobody writes to."""
+    integers, reals = np.zeros(N_INTEGERS, np.int64), np.zeros(N_REALS)
+    integers[N], integers[HAS_IGNORE], integers[IGNORE] = n_classes, has_ignore, ignore_index
+    integers[FLAG], integers[KIND] = flag, kind
+    reals[SCALE], reals[SCALE_LOW] = scale_of(temperature)
+    reals[KEEP], reals[SPREAD] = 1.0 - label_smoothing, label_smoothing / n_classes
+    reals[EPS], reals[SUM_TOL], reals[POS_WEIGHT] = eps, sum_tol, pos_weight
+    return integers, reals
 
 
 def scale_of(temperature: float) -> tuple[float, float]:
@@ -224,104 +292,81 @@ def _two_product(a: float, b: float) -> tuple[float, float]:
 
 def _wide_enough(z: np.ndarray, temperature: float) -> np.ndarray:
     """Logits as float64 where 1/T has no accurate float32 words."""
-    return z if z.dtype == np.float64 or 2.0**-20 <= temperature <= 2.0**20 else widened(z).astype(np.float64)
+    return z if 2.0**-20 <= temperature <= 2.0**20 or z.dtype == np.float64 else widened(z).astype(np.float64)
 
 
-# --- the losses -------------------------------------------------------------------------------------------------------
+# --- the losses: z, then labels or a target of distributions, then the rows' weights ---------------------------------
 
 
-def hard_cross_entropy(
-    z, labels, class_weight, sample_weight, has_ignore, ignore_index, label_smoothing, temperature, out, sums
-):
+def hard_cross_entropy(z, labels, s, class_weight, has_ignore, ignore_index, label_smoothing, temperature):
     """Cross-entropy of logits and class indices."""
-    call = _hard(_wide_enough(z, temperature), labels, class_weight, sample_weight, has_ignore, ignore_index)
-    call.temperature(temperature)
-    if label_smoothing == 0.0:
-        few = z.shape[2] <= TILE_CLASSES
-        return call.run(chunks.hard_cross_entropy_tiles if few else chunks.hard_cross_entropy, out, sums)
-    _smooth(call, label_smoothing)
-    return call.run(chunks.smoothed_cross_entropy, out, sums)
+    z, n = _wide_enough(z, temperature), z.shape[2]
+    options = settings(n, has_ignore, ignore_index, temperature, label_smoothing)
+    if label_smoothing != 0.0:
+        chunk = chunks.smoothed_cross_entropy
+    else:
+        chunk = chunks.hard_cross_entropy_tiles if n <= TILE_CLASSES else chunks.hard_cross_entropy
+    return Call(chunk, z, z, options, z.size, labels, s, class_weight)
 
 
-def soft_cross_entropy(z, target, class_weight, sample_weight, label_smoothing, temperature, out, sums):
+def soft_cross_entropy(z, target, s, class_weight, label_smoothing, temperature):
     """Cross-entropy of logits and distributions."""
-    call = _soft(_wide_enough(z, temperature), target, class_weight, sample_weight)
-    call.temperature(temperature)
-    _smooth(call, label_smoothing)
-    return call.run(chunks.soft_cross_entropy, out, sums)
+    z = _wide_enough(z, temperature)
+    options = settings(z.shape[2], False, 0, temperature, label_smoothing)
+    return Call(chunks.soft_cross_entropy, z, target, options, z.size, _NO_LABELS, s, class_weight)
 
 
-def hard_nll(log_probs, labels, class_weight, sample_weight, has_ignore, ignore_index, out, sums):
+def hard_nll(log_probs, labels, s, class_weight, has_ignore, ignore_index):
     """NLL of log-probabilities and class indices."""
-    call = _hard(log_probs, labels, class_weight, sample_weight, has_ignore, ignore_index)
-    call.elements = 8 * call.n_rows  # a row costs one entry, in a cache line of its own
-    return call.run(chunks.hard_nll, out, sums)
+    options = settings(log_probs.shape[2], has_ignore, ignore_index)
+    elements = 8 * labels.size  # a row costs one entry, in a cache line of its own
+    return Call(chunks.hard_nll, log_probs, log_probs, options, elements, labels, s, class_weight)
 
 
-def soft_nll(log_probs, target, class_weight, sample_weight, out, sums):
+def soft_nll(log_probs, target, s, class_weight):
     """NLL of log-probabilities and distributions."""
-    return _soft(log_probs, target, class_weight, sample_weight).run(chunks.soft_nll_rows, out, sums)
+    options = settings(log_probs.shape[2])
+    return Call(chunks.soft_nll_rows, log_probs, target, options, log_probs.size, _NO_LABELS, s, class_weight)
 
 
-def hard_log_loss(
-    probs, labels, class_weight, sample_weight, has_ignore, ignore_index, eps, normalize, sum_tol, out, sums
-):
+def hard_log_loss(probs, labels, s, class_weight, has_ignore, ignore_index, eps, normalize, sum_tol):
     """Log loss of probabilities and class indices."""
-    call = _hard(probs, labels, class_weight, sample_weight, has_ignore, ignore_index)
-    call.integers[FLAG], call.reals[EPS], call.reals[SUM_TOL] = normalize, eps, sum_tol
+    options = settings(probs.shape[2], has_ignore, ignore_index, flag=normalize, eps=eps, sum_tol=sum_tol)
     few = probs.shape[2] <= TILE_CLASSES
-    return call.run(chunks.hard_log_loss_tiles if few else chunks.hard_log_loss, out, sums)
+    chunk = chunks.hard_log_loss_tiles if few else chunks.hard_log_loss
+    return Call(chunk, probs, probs, options, probs.size, labels, s, class_weight)
 
 
-def soft_log_loss(probs, target, class_weight, sample_weight, eps, normalize, sum_tol, out, sums):
+def soft_log_loss(probs, target, s, class_weight, eps, normalize, sum_tol):
     """Log loss of probabilities and distributions."""
-    call = _soft(probs, target, class_weight, sample_weight)
-    call.integers[FLAG], call.reals[EPS], call.reals[SUM_TOL] = normalize, eps, sum_tol
-    return call.run(chunks.soft_log_loss_rows, out, sums)
+    options = settings(probs.shape[2], flag=normalize, eps=eps, sum_tol=sum_tol)
+    return Call(chunks.soft_log_loss_rows, probs, target, options, probs.size, _NO_LABELS, s, class_weight)
 
 
-def binary_cross_entropy(logits, target, pos_weight, sample_weight, out, sums):
+def binary_cross_entropy(logits, target, s, pos_weight):
     """Binary cross-entropy of logits, both arguments one number a row."""
-    return _binary(logits, target, pos_weight, sample_weight, True, 0.0, out, sums)
+    return _binary(logits, target, s, settings(1, flag=True, pos_weight=pos_weight))
 
 
-def binary_log_loss(probs, target, pos_weight, sample_weight, eps, out, sums):
+def binary_log_loss(probs, target, s, pos_weight, eps):
     """Binary log loss of probabilities, both arguments one number a row."""
-    return _binary(probs, target, pos_weight, sample_weight, False, eps, out, sums)
+    return _binary(probs, target, s, settings(1, eps=eps, pos_weight=pos_weight))
 
 
-def _binary(x, target, pos_weight, sample_weight, is_logits, eps, out, sums):
-    call = _soft(x[None, :, None], target[None, :, None], _NO_REALS, sample_weight)
-    call.integers[FLAG], call.reals[POS_WEIGHT], call.reals[EPS] = is_logits, pos_weight, eps
-    call.elements = 8 * call.n_rows
-    return call.run(chunks.binary, out, sums)
-
-
-def _hard(z, labels, class_weight, sample_weight, has_ignore, ignore_index):
-    call = Call(z, n_classes=z.shape[2])
-    call.labels, call.class_weight, call.sample_weight = labels, class_weight, sample_weight
-    call.ignore(has_ignore, ignore_index)
-    return call
-
-
-def _soft(z, target, class_weight, sample_weight):
-    call = Call(z, target, n_classes=z.shape[2])
-    call.class_weight, call.sample_weight = class_weight, sample_weight
-    return call
-
-
-def _smooth(call, label_smoothing):
-    call.reals[KEEP], call.reals[SPREAD] = 1.0 - label_smoothing, label_smoothing / int(call.integers[N])
+def _binary(x, target, s, options):
+    if x.shape[0] != 1:  # the chunk function takes evenly spaced rows
+        x, target = x.reshape(1, -1, 1), target.reshape(1, -1, 1)
+    return Call(chunks.binary, x, target, options, 8 * x.size, _NO_LABELS, s)
 
 
 # --- what has no target -----------------------------------------------------------------------------------------------
 
 
-def logsumexp(z, temperature, out):
+def logsumexp(z, temperature):
     """ln Σ e^(z/T) of each row."""
-    call = Call(_wide_enough(z, temperature), n_classes=z.shape[2])
-    call.temperature(temperature)
-    return call.run(distributions.logsumexp_tiles if z.shape[2] <= TILE_CLASSES else distributions.logsumexp, out)
+    z, n = _wide_enough(z, temperature), z.shape[2]
+    chunk = distributions.logsumexp_tiles if n <= TILE_CLASSES else distributions.logsumexp
+    return Call(chunk, z, z, settings(n, False, 0, temperature), z.size)
 
 
 def softmax(z, temperature, out):
@@ -337,26 +382,20 @@ def log_softmax(z, temperature, out):
 def _same_shape(chunk, z, temperature, out):
     wide = _wide_enough(z, temperature)
     result = out if wide is z else np.empty(z.shape)
-    call = Call(wide, result, n_classes=z.shape[2])
-    call.temperature(temperature)
-    status = call.run(chunk)
+    status = Call(chunk, wide, result, settings(z.shape[2], False, 0, temperature), z.size).run()
     if result is not out:
         out[...] = rounded(result, out.dtype)
     return status
 
 
-def entropy(p, kind, out):
+def entropy(p, kind):
     """-Σ q ln q of each row."""
-    call = Call(p, n_classes=p.shape[2])
-    call.integers[KIND] = kind
-    return call.run(distributions.entropy, out)
+    return Call(distributions.entropy, p, p, settings(p.shape[2], kind=kind), p.size)
 
 
-def kl_divergence(p, q, kind, out):
+def kl_divergence(p, q, kind):
     """Σ p ln(p / q) of each pair of rows."""
-    call = Call(p, q, n_classes=p.shape[2])
-    call.integers[KIND] = kind
-    return call.run(distributions.kl_divergence, out)
+    return Call(distributions.kl_divergence, p, q, settings(p.shape[2], kind=kind), p.size)
 
 
 # --- the score card ---------------------------------------------------------------------------------------------------
@@ -365,38 +404,40 @@ def kl_divergence(p, q, kind, out):
 class ScoreCall:
     """The figures of a slice's rows for the score card, all of them or some at a time."""
 
-    def __init__(self, call: Call, chunk: Any) -> None:
-        self.call, self.chunk = call, chunk
+    def __init__(self, call: Call) -> None:
+        self.call = call
 
     def run(self, card: ScoreRows) -> tuple[int, int]:
         """All rows, side by side where that pays."""
-        self.call.integers[CARD : CARD + 6] = _addresses_of(card)
-        return self.call.run(self.chunk)
+        return self._into(card, 0).run()
 
     def run_some(self, start: int, stop: int, card: ScoreRows) -> tuple[int, int]:
         """Rows start .. stop - 1, on this thread, to the beginning of the card's arrays."""
-        integers = self.call.integers.copy()
-        integers[CARD : CARD + 6] = [address - 8 * start for address in _addresses_of(card)]
-        return self.call.run_serial(self.chunk, start, stop, integers, _NO_REALS, _NO_SUMS)
+        return self._into(card, start).run_serial(start, stop)[:2]
 
-
-def _addresses_of(card: ScoreRows) -> list[int]:
-    return [column.ctypes.data for column in card]
+    def _into(self, card: ScoreRows, start: int) -> Call:
+        """The call with the addresses of the card's arrays."""
+        call = copy.copy(self.call)
+        call.integers = call.integers.copy()
+        call.integers[CARD : CARD + 6] = [column.ctypes.data - 8 * start for column in card]
+        return call
 
 
 def score_call(kind, z, labels, has_ignore, ignore_index, eps, normalize, sum_tol, temperature):
     """A ScoreCall for class indices."""
-    z = _wide_enough(z, temperature)
-    call = _hard(z, labels, _NO_REALS, _NO_REALS, has_ignore, ignore_index)
-    logits = cards.score_logits_tiles if z.shape[2] <= TILE_CLASSES else cards.score_logits
-    return _score(call, kind, eps, normalize, sum_tol, temperature, logits, cards.score_probabilities)
+    z, n = _wide_enough(z, temperature), z.shape[2]
+    options = settings(n, has_ignore, ignore_index, temperature, 0.0, normalize, kind, eps, sum_tol)
+    logits = cards.score_logits_tiles if n <= TILE_CLASSES else cards.score_logits
+    chunk = logits if kind == LOGITS else cards.score_probabilities
+    return ScoreCall(Call(chunk, z, z, options, z.size, labels))
 
 
 def score_call_soft(kind, z, target, eps, normalize, sum_tol, temperature):
     """The same for distributions; the rank is 0."""
-    call = _soft(_wide_enough(z, temperature), target, _NO_REALS, _NO_REALS)
-    drivers = cards.score_logits_soft, cards.score_probabilities_soft
-    return _score(call, kind, eps, normalize, sum_tol, temperature, *drivers)
+    z = _wide_enough(z, temperature)
+    options = settings(z.shape[2], False, 0, temperature, 0.0, normalize, kind, eps, sum_tol)
+    chunk = cards.score_logits_soft if kind == LOGITS else cards.score_probabilities_soft
+    return ScoreCall(Call(chunk, z, target, options, z.size))
 
 
 def score_rows(*arguments):
@@ -404,10 +445,23 @@ def score_rows(*arguments):
     return score_call(*arguments[:-1]).run(arguments[-1])
 
 
-def _score(call, kind, eps, normalize, sum_tol, temperature, logits, probabilities):
-    call.temperature(temperature)
-    call.integers[KIND], call.integers[FLAG], call.reals[EPS], call.reals[SUM_TOL] = kind, normalize, eps, sum_tol
-    return ScoreCall(call, logits if kind == LOGITS else probabilities)
+@compiled
+def _first_bad_weight(weights):
+    for start in range(0, weights.size, 1024):
+        stop = min(start + 1024, weights.size)
+        bad = 0
+        for i in range(start, stop):  # without a way out, so that it becomes vectors
+            bad += not 0.0 <= weights[i] < np.inf
+        if bad:
+            for i in range(start, stop):
+                if not 0.0 <= weights[i] < np.inf:
+                    return i
+    return -1
+
+
+def first_bad_weight(weights):
+    """Position of the first of float64[n] weights that is NaN, infinite or negative; or -1."""
+    return _code_of(_first_bad_weight, _REALS)(weights)
 
 
 @compiled
