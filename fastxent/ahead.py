@@ -38,6 +38,18 @@ def warmup(dtypes: Iterable[str] = ("float32", "float64")) -> None:
         for n_classes in (4, 128):  # tiles of rows, then single rows
             for n_rows in (_SMALL_ROWS, _LARGE_ELEMENTS // n_classes):
                 _call_everything(np.zeros((n_rows, n_classes), dtype=_dtype(dtype)))
+    _call_pairs()
+
+
+def _call_pairs() -> None:
+    """What a score card of many classes needs besides: its table of pairs."""
+    import numpy as np
+
+    from fastxent.kernels import pairs
+
+    table = np.zeros((4, 2), np.int64)
+    pairs.rehash(*table)
+    pairs.sorted_pairs(table[0], table[1], np.zeros((1, 3), np.int64))
 
 
 def _dtype(name: str) -> Any:

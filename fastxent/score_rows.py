@@ -12,8 +12,8 @@ from fastxent.threads import current_threads
 
 SLICE_ROWS = 1 << 18
 SLICE_BYTES = 1 << 28
-PIECE_ROWS = 1 << 14  # the per-row figures of so many rows stay in the second-level cache until they are added up
-PARALLEL_CLASSES = 1 << 12  # with more classes than this, or one piece of rows, they are added up on one thread
+PIECE_ROWS = 1 << 14  # a call of so few rows makes all its per-row figures first
+PARALLEL_CLASSES = 1 << 12  # with more classes than this, or one piece of rows, figures are added up on one thread
 INVALID_RANK = -2
 NO_LABELS = np.empty(0, np.int64)
 
@@ -21,25 +21,28 @@ NO_LABELS = np.empty(0, np.int64)
 def add_batch(state: State, batch: Batch, names: np.ndarray | None, first: int) -> State:
     """The state with a batch's rows added; what fails halfway leaves it as it was."""
     n_rows, n_classes = batch.predictions.n_rows, batch.predictions.n_classes
-    threads = current_threads() if n_rows > PIECE_ROWS and n_classes <= PARALLEL_CLASSES else 1
+    in_two_steps = n_rows <= PIECE_ROWS or n_classes > PARALLEL_CLASSES
+    threads = 1 if in_two_steps else current_threads()
     weighted = state.weighted or batch.sample_weight is not None
     parts: list[State] = []
-    side_by_side = threads == 1 and current_threads() > 1  # the rows at least, in a parallel loop
-    cards = [_new_rows(min(n_rows, PIECE_ROWS)) for _ in range(threads)]
-    max_rows = PIECE_ROWS if side_by_side else SLICE_ROWS
+    rows = _new_rows(min(n_rows, PIECE_ROWS) if in_two_steps else 0)
+    max_rows = PIECE_ROWS if in_two_steps else SLICE_ROWS
     with ThreadPoolExecutor(max(1, threads - 1)) as pool:  # starts no thread until one is asked for
         for start, stop, z, t, s in batch.slices(max(1, min(max_rows, SLICE_BYTES // (8 * n_classes)))):
             n = stop - start
             if not parts:
-                whole = n == n_rows <= PIECE_ROWS  # nothing can fail after its only piece has been read
+                whole = n == n_rows <= PIECE_ROWS  # nothing can fail after its rows have been made
                 parts = [state] if whole else [state.twin(weighted) for _ in range(threads)]
             ids = NO_LABELS if names is None else names[start:stop]
-            call = _score_call(state.options, batch, z, t)
-            given = call, t if batch.is_hard else NO_LABELS, s, ids, first + start, side_by_side
+            call, labels = _score_call(state.options, batch, z, t), t if batch.is_hard else NO_LABELS
+            if in_two_steps and not _make(call, rows, n, state.options.invalid):
+                raise _refusal(batch, call, start, n)
+            sources = [kernels.made_rows(rows)] if in_two_steps else [call.source() for _ in parts]
+            given = labels, s, ids, first + start
             cuts = [n * k // len(parts) for k in range(len(parts) + 1)]
-            work = list(zip(parts, cards, cuts, cuts[1:]))
-            others = [pool.submit(_add_rows, *given, *one) for one in work[1:]]
-            mine = _add_rows(*given, *work[0])
+            work = list(zip(parts, sources, cuts, cuts[1:]))
+            others = [pool.submit(part.add, source, *given, *cut) for part, source, *cut in work[1:]]
+            mine = parts[0].add(sources[0], *given, *cuts[:2])
             if not all([mine, *(other.result() for other in others)]):
                 raise _refusal(batch, call, start, n)
     if parts and state.is_empty():
@@ -59,27 +62,10 @@ def _score_call(options: Options, batch: Batch, z: np.ndarray, t: np.ndarray) ->
     return kernels.score_call_soft(kind, z, t, *numbers)
 
 
-def _add_rows(
-    call: kernels.ScoreCall,
-    labels: np.ndarray,
-    weights: np.ndarray,
-    ids: np.ndarray,
-    first_id: int,
-    side_by_side: bool,
-    state: State,
-    card: kernels.ScoreRows,
-    low: int,
-    high: int,
-) -> bool:
-    """Add rows low .. high - 1 of a slice to a state, a piece at a time; False at one that is refused."""
-    for start in range(low, high, PIECE_ROWS):
-        stop = min(start + PIECE_ROWS, high)
-        n = stop - start
-        row, _ = call.run(card) if side_by_side else call.run_some(start, stop, card)
-        if row >= 0 or (state.options.invalid == "raise" and card.rank[:n].min() == INVALID_RANK):
-            return False
-        state.add(card, labels[start:stop], weights[start:stop], ids[start:stop], first_id + start, 0, n)
-    return True
+def _make(call: kernels.ScoreCall, rows: kernels.ScoreRows, n: int, invalid: str) -> bool:
+    """Make the figures of a slice's n rows, in a parallel loop where that pays; False where a row is refused."""
+    row, _ = call.run(rows)
+    return row < 0 and (invalid != "raise" or int(rows.rank[:n].min()) != INVALID_RANK)
 
 
 def _refusal(batch: Batch, call: kernels.ScoreCall, start: int, n: int) -> ValueError:

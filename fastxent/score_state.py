@@ -22,7 +22,7 @@ from fastxent.kernels.groups import weigh_counts
 from fastxent.kernels.pairs import rehash
 
 # Raised whenever the same rows could give other bits than before: the kernels' arithmetic, or the card's boundaries.
-ARITHMETIC = 1
+ARITHMETIC = 2
 
 _MAGIC = b"fastxent score state 1\n"
 _SPILL_ROOM = 64
@@ -100,17 +100,31 @@ class State:
         return not self.tally.counts.any()
 
     def add(
-        self, rows: Any, labels: np.ndarray, weights: np.ndarray, ids: np.ndarray, first_id: int, start: int, stop: int
-    ) -> None:
-        """Add rows start .. stop - 1 of per-row arrays (see `accumulate_chunk`), and make room as they need it."""
+        self,
+        source: tuple[Any, ...],
+        labels: np.ndarray,
+        weights: np.ndarray,
+        ids: np.ndarray,
+        first_id: int,
+        start: int,
+        stop: int,
+    ) -> bool:
+        """Add rows start .. stop - 1 of a source (see `accumulate_chunk`), and make room as they need it.
+
+        Returns False where a row is refused.
+        """
         if weights.size:
             self.weigh()
         elif self.weighted:
             weights = np.ones(stop)
+        given = *source, labels, weights, ids, first_id, self.tops, self.options.invalid == "raise"
+        report = np.zeros(2, np.int64)
         while True:
-            start = card.accumulate_chunk(rows, labels, weights, ids, first_id, self.tops, start, stop, self.tally)
+            start = card.accumulate_chunk(*given, start, stop, self.tally, report)
+            if report[1]:
+                return False
             if start >= stop:
-                return
+                return True
             self._grow(*card.room(self.weighted, self.tops.size, self.tally.spill_index.size))
 
     def merge(self, other: "State") -> None:

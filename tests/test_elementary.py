@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from fastxent.kernels import elementary
-from fastxent.kernels.jit import compiled
+from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.memory import load, pointer, store
 from fastxent.kernels.rows import lanes, two_words
-from fastxent.kernels.simd import fill
+from fastxent.kernels.simd import fill, maximum
 
 EXACT = mpmath.mp.clone()
 EXACT.prec = 200
@@ -87,6 +87,30 @@ def test_times_exp_with_its_factor_and_power(dtype, scale):
     want = wide(factor) * np.exp(half) * np.ldexp(wide(1), (k // 2).astype(int))
     want = want * np.exp(half) * np.ldexp(wide(1), (k - k // 2).astype(int))
     assert worst(out, want) <= BOUND[dtype][1] * ULP[dtype]
+
+
+@compiled
+def rough(x, k, e, log):
+    p, q, to, log_to = pointer(x, 0), pointer(k, 0), pointer(e, 0), pointer(log, 0)
+    for i in range(0, x.size, 8):
+        store(to, i, elementary.rough_exp(load(p, i), load(q, i)))
+        store(log_to, i, elementary.rough_log1p(abs_of(load(p, i))))
+
+
+@inline
+def abs_of(x):
+    return maximum(x, -x)
+
+
+@pytest.mark.parametrize("limit", [1e-300, 1e-3, 0.4, 1.0, 30.0, 700.0, 2000.0])
+def test_rough_functions_of_float64_are_good_to_float32(limit):
+    rng = np.random.default_rng(8)
+    x = rng.uniform(-limit, limit, 1 << 16)
+    k = np.round(rng.uniform(-300, 300, x.size) - x / np.log(2))
+    e, log = np.empty_like(x), np.empty_like(x)
+    rough(x, k, e, log)
+    assert worst(e, np.exp(wide(x) + wide(k) * np.log(wide(2)))) <= 2.0**-27.5
+    assert worst(log, np.log1p(np.abs(wide(x)))) <= 2.0**-27
 
 
 @compiled

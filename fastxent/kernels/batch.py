@@ -16,8 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import typeof, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from fastxent.kernels import cards, chunks, distributions, elementary
 from fastxent.kernels.blocks import (  # noqa: F401  (the reasons are this module's, to its callers)
@@ -47,7 +45,7 @@ from fastxent.kernels.blocks import (  # noqa: F401  (the reasons are this modul
     view_of,
 )  # fmt: skip
 from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_merge, exact_sum_value
-from fastxent.kernels.jit import compiled, inline, parallel, prange
+from fastxent.kernels.jit import call_chunk, compiled, inline, parallel, prange
 from fastxent.kernels.memory import scratch
 from fastxent.kernels.narrow import rounded, widened
 from fastxent.kernels.probabilities import LOG_PROBS, LOGITS, PROBS  # noqa: F401
@@ -76,23 +74,6 @@ class ScoreRows(NamedTuple):
 
 
 # --- running a chunk function over rows -------------------------------------------------------------------------------
-
-
-@intrinsic
-def call_chunk(typingctx, chunk, arguments):
-    """Call a chunk function, given by its address, with a tuple of arguments."""
-
-    def build(context, builder, signature, args):
-        kinds = signature.args[1].types
-        values = cgutils.unpack_tuple(builder, args[1])
-        kind = context.call_conv.get_function_type(types.none, kinds)
-        function = builder.inttoptr(args[0], kind.as_pointer())
-        status, _ = context.call_conv.call_function(builder, function, types.none, kinds, values)
-        with cgutils.if_unlikely(builder, status.is_error):
-            context.call_conv.return_status_propagate(builder, status)
-        return context.get_dummy_value()
-
-    return types.none(chunk, arguments), build
 
 
 @parallel
@@ -409,18 +390,28 @@ class ScoreCall:
 
     def run(self, card: ScoreRows) -> tuple[int, int]:
         """All rows, side by side where that pays."""
-        return self._into(card, 0).run()
+        return self._into(card).run()
 
-    def run_some(self, start: int, stop: int, card: ScoreRows) -> tuple[int, int]:
-        """Rows start .. stop - 1, on this thread, to the beginning of the card's arrays."""
-        return self._into(card, start).run_serial(start, stop)[:2]
+    def source(self) -> tuple[Any, ...]:
+        """What `scorecard.accumulate_chunk` makes rows with, for one thread."""
+        call = self.call
+        integers = call.integers.copy()
+        integers[:10] = *view_of(call.first), *view_of(call.second)
+        return _code(call.chunk, call.first.dtype, call.second.dtype)[0], _NO_REALS, integers, call.reals.copy()
 
-    def _into(self, card: ScoreRows, start: int) -> Call:
+    def _into(self, card: ScoreRows) -> Call:
         """The call with the addresses of the card's arrays."""
         call = copy.copy(self.call)
         call.integers = call.integers.copy()
-        call.integers[CARD : CARD + 6] = [column.ctypes.data - 8 * start for column in card]
+        call.integers[CARD : CARD + 6] = [column.ctypes.data for column in card]
         return call
+
+
+def made_rows(card: ScoreRows) -> tuple[Any, ...]:
+    """The same for rows that are there."""
+    integers = np.zeros(N_INTEGERS, np.int64)
+    integers[CARD : CARD + 6] = [column.ctypes.data for column in card]
+    return 0, _NO_REALS, integers, np.empty(0)
 
 
 def score_call(kind, z, labels, has_ignore, ignore_index, eps, normalize, sum_tol, temperature):

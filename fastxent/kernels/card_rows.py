@@ -1,9 +1,12 @@
 """One row of logits -> what a score card needs: sums around the largest class, and the label's rank.
 
-The largest class is left out of the sums and of their reference, which is the next largest (see rows.py), so nothing
-cancels and no row is done twice: one pass finds both and the rank, a second one in the first-level cache adds
+The largest class is left out of the sums, so that nothing cancels: a first pass finds it, its place and the rank, a
+second one in the first-level cache adds
 
     A = Σ e_j,  Σ e_j·(z_top - z_j)  and  Σ e_j²,  with e_j = e^((z_j - s)/T)·2^-k.
+
+k and s are the largest class's, with k LIFT less: terms and their squares stay normal numbers further down. Where the
+largest stands too far above the others, the sums are taken again with the k and s of the largest of those.
 
 float32 products are summed as trees of four before they are widened: at most 1.7 · 2^-22 off, relatively.
 """
@@ -14,10 +17,11 @@ import numpy as np
 from numba.extending import overload
 
 from fastxent.kernels import elementary
+from fastxent.kernels.card_finish import NO_UNIT, OWN, SPREAD, SQUARES, TOP, A, K, S
 from fastxent.kernels.elementary import LN_2, exp_shifted, exp_shifted_over
 from fastxent.kernels.jit import inline
 from fastxent.kernels.memory import load, prefetch
-from fastxent.kernels.rows import lanes, part, reference_of, two_sum, two_words
+from fastxent.kernels.rows import lanes, largest_but, part, reference_of, two_sum, two_words
 from fastxent.kernels.simd import (
     add_reduce,
     bits,
@@ -30,19 +34,16 @@ from fastxent.kernels.simd import (
     lane_numbers,
     max_reduce,
     maximum,
-    minimum,
     select,
     splat,
 )  # fmt: skip
 
-# The rows of a block's figures.
-A, K, S, TOP, SPREAD, SQUARES, DISTANCE, N_FIGURES = range(8)
-
-# Terms are floored here, relative to the largest (as exponents of 2): their squares are still normal numbers, and too
-# small to count beside it.
-floor_exponent = by_type(-62, -510)
+# The largest term is about 2^lift; terms are floored at 2^floor_exponent, and squares with them.
+lift, floor_exponent = by_type(60, 500), by_type(-62, -510)
+# A sum of terms below this (2^-70 and 2^-300 of the largest) is taken again: else what was floored might count.
+too_small = by_type(2.0**-10, 2.0**200)
 # More than this above all other classes (and times 1/T >= 2^-20) the largest leaves them a share of 0.
-far = by_type(2.0**100, 2.0**1000)
+far = by_type(2.0**60, 2.0**500)
 
 
 def add_products(sums, e, d):
@@ -76,55 +77,60 @@ def _add_products(sums, e, d):
 
 
 @inline
-def higher(top, second, v):
-    """The largest and the second largest so far, lane by lane. NaNs are passed over."""
-    return maximum(top, v), maximum(second, minimum(v, top))
+def survey(p, n, y, step):
+    """The largest logit, its first class (-1 if it is not finite), and the rank of class y (any class where y < 0).
 
-
-@inline
-def survey(p, n, y):
-    """The largest logit, its first class, the largest of the others, and the rank of class y (any class where y < 0).
-
-    The rank is #(z_j > z_y) + #(z_j = z_y, j < y): 0 for the class that NumPy's argmax would choose. NaNs are passed
-    over; card_sums finds them. Without a finite largest logit the class is -1.
+    The rank is #(z_j > z_y) + #(z_j = z_y, j < y): 0 for the class that NumPy's argmax would choose. A row with a NaN
+    gives anything; card_sums finds it. The first half of the next row is asked for meanwhile.
     """
     width = lanes(p)
-    z, own = p[max(y, 0)], max(y, 0) // width * width
-    top, second = fill(p, -math.inf), fill(p, -math.inf)
-    count = bits(fill(p, 0.0))
-    for i in range(0, own, width):
-        v = load(p, i)
-        top, second = higher(top, second, v)
-        count = count + select(v >= z, count * 0 + 1, 0)
-    for i in range(own, n, width):
-        v = load(p, i) if i + width <= n else part(p, i, n, -1)
-        top, second = higher(top, second, v)
-        count = count + select(v > z, count * 0 + 1, 0)
-    v = part(p, own, n, -1)
-    rank = np.int64(add_reduce(count)) + count_lanes((v == z) & (lane_numbers(v) < y - own))
+    block = 4 * width
+    z, own, full = p[max(y, 0)], max(y, 0) // block * block, n - n % block
+    top = fill(p, -math.inf)
+    count, place = bits(fill(p, 0.0)), bits(fill(p, 0.0))  # place: the block where a lane's largest was found first
+    one = count + 1
+    for i in range(0, full, block):
+        prefetch(p, step + i // 2)
+        prefetch(p, step + i // 2 + width)
+        v0, v1, v2, v3 = load(p, i), load(p, i + width), load(p, i + 2 * width), load(p, i + 3 * width)
+        if i < own:
+            count = count + select(v0 >= z, one, 0) + select(v1 >= z, one, 0)
+            count = count + select(v2 >= z, one, 0) + select(v3 >= z, one, 0)
+        else:
+            count = count + select(v0 > z, one, 0) + select(v1 > z, one, 0)
+            count = count + select(v2 > z, one, 0) + select(v3 > z, one, 0)
+        v = maximum(maximum(v0, v1), maximum(v2, v3))
+        place = select(v > top, i, place)
+        top = maximum(top, v)
+    for i in range(full, n, width):
+        v = part(p, i, n, -1)
+        count = count + select(v > z, one, 0)
+        place = select(v > top, i, place)
+        top = maximum(top, v)
+    rank = np.int64(add_reduce(count))
+    for i in range(own, y, width):
+        v = part(p, i, n, -1)
+        rank += count_lanes((v == z) & (lane_numbers(v) < y - i))
     highest = max_reduce(top)
     if not abs(highest) < math.inf:
-        return math.nan, -1, 0.0, rank
-    highest_lanes = top == highest
-    following = highest
-    if count_lanes(highest_lanes) == 1:
-        following = max_reduce(maximum(second, select(highest_lanes, -math.inf, top)))
-    first = 0
+        return math.nan, -1, rank
     if y >= 0 and rank == 0 and z == highest:
-        first = y
-    else:
-        while first + width <= n and count_lanes(load(p, first) == highest) == 0:
-            first += width
-        while p[first] != highest:
-            first += 1
-    return np.float64(highest), first, np.float64(following), rank
+        return np.float64(highest), y, rank
+    first = -np.int64(max_reduce(select(top == highest, -place, -n)))
+    while p[first] != highest:
+        first += 1
+    return np.float64(highest), first, rank
 
 
 @inline
-def card_sums(p, n, step, top, first, following, scale, scale_low):
-    """A, k, s, Σ e_j·(z_top - z_j) and Σ e_j²; A is NaN in a row with a NaN. The next row is asked for meanwhile."""
+def card_sums(p, n, step, top, first, reference, scale, scale_low):
+    """A, k, s, Σ e_j·(z_top - z_j) and Σ e_j² for k and s of a reference; the second is NaN in a row with a NaN.
+
+    The second half of the next row is asked for meanwhile.
+    """
     width = lanes(p)
-    s, k = reference_of(following if following > -math.inf else top, scale)
+    s, k = reference_of(reference, scale)
+    k -= lift(p)
     plain = scale == 1.0 and s == 0.0
     magic = fill(p, elementary.rounding(p) - k * (elementary.steps(p) if plain else 1.0))
     floor = fill(p, (k + floor_exponent(p)) * LN_2 / scale)
@@ -133,10 +139,10 @@ def card_sums(p, n, step, top, first, following, scale, scale_low):
     zero = splat(0.0)
     sums = zero, zero, zero, zero, zero, zero
     block = 4 * width
-    masked = first // block * block
+    masked, half = first // block * block, step + n // 2
     for i in range(0, n, block):
-        for j in range(0, block, width):
-            prefetch(p, i + j + step)
+        prefetch(p, half + i // 2)
+        prefetch(p, half + i // 2 + width)
         if i == masked or i + block > n:
             v0, v1 = part(p, i, n, first), part(p, i + width, n, first)
             v2, v3 = part(p, i + 2 * width, n, first), part(p, i + 3 * width, n, first)
@@ -156,20 +162,25 @@ def card_sums(p, n, step, top, first, following, scale, scale_low):
             )
         sums = add_products(sums, e, (base - v0, base - v1, base - v2, base - v3))
     a, a_low, b, b_low, c, c_low = sums
-    a, b, c = add_reduce(a + a_low), add_reduce(b + b_low), add_reduce(c + c_low)
-    if following == -math.inf and a == a:  # every other class is masked
-        return 0.0, k, s, 0.0, 0.0
-    return a, k, s, b, c
+    return add_reduce(a + a_low), k, s, add_reduce(b + b_low), add_reduce(c + c_low)
 
 
 @inline
 def note_row(p, n, step, y, r, scale, scale_low, figures):
     """The figures of one row, in column r. Returns its largest class (-1: the row is invalid) and the rank of y."""
-    top, first, following, rank = survey(p, n, y)
+    top, first, rank = survey(p, n, y, step)
     if first < 0:
         return first, rank
-    a, k, s, b, c = card_sums(p, n, step, top, first, following, scale, scale_low)
+    a, k, s, b, c, reference = 0.0, 0.0, 0.0, 0.0, 0.0, top
+    for attempt in range(2):
+        a, k, s, b, c = card_sums(p, n, step, top, first, reference, scale, scale_low)
+        if attempt == 1 or not a < too_small(p):
+            break
+        reference = largest_but(p, n, first)
+        if reference == -math.inf:
+            a, k, s, b, c = 0.0, NO_UNIT, 0.0, b * 0.0, 0.0
+            break
     figures[A, r], figures[K, r], figures[S, r], figures[TOP, r] = a, k, s, top
     figures[SPREAD, r], figures[SQUARES, r] = b, c
-    figures[DISTANCE, r] = top - p[max(y, 0)]
-    return first if a == a else -1, rank
+    figures[OWN, r] = p[max(y, 0)]
+    return first if b == b else -1, rank

@@ -6,132 +6,185 @@ from numba.extending import overload
 
 from fastxent.kernels import elementary
 from fastxent.kernels.blocks import strided
-from fastxent.kernels.card_rows import (
-    DISTANCE,
-    SPREAD,
-    SQUARES,
-    TOP,
-    A,
-    K,
-    S,
-    add_products,
-    far,
-    floor_exponent,
-    higher,
-)
+from fastxent.kernels.card_finish import IGNORED, INVALID, NO_UNIT, blank, finish_tile, put_integers
+from fastxent.kernels.card_rows import far, floor_exponent, lift, too_small
 from fastxent.kernels.elementary import LN_2, LOG2_E, MODERATE, exp_shifted, exp_shifted_over
 from fastxent.kernels.jit import inline
-from fastxent.kernels.memory import load, load_integers, offset, pointer, store, store_double, store_some
-from fastxent.kernels.rows import lanes, two_words
-from fastxent.kernels.simd import bits, fill, first_lanes, float64x8, fma, halves, maximum, minimum, select, splat
-from fastxent.kernels.tiles import ROWS, TILE_SIZE, fill_tile, store_sum
+from fastxent.kernels.memory import load, load_integers, offset, pointer
+from fastxent.kernels.rows import lanes, two_sum, two_words
+from fastxent.kernels.simd import (
+    any_lane,
+    bits,
+    by_type,
+    fill,
+    float64x8,
+    fma,
+    halves,
+    is_float32,
+    join,
+    maximum,
+    minimum,
+    select,
+    splat,
+)  # fmt: skip
+from fastxent.kernels.tiles import TILE_SIZE, fill_tile
+
+# Terms that are added to each other before they are widened to float64; those of float64 go to the totals at once.
+group = by_type(4, 1)
 
 
 @inline
-def note_tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, card, invalid):
-    """The figures of m rows of few classes, tile by tile. Invalid ones are marked in ``label``."""
-    p, f, q, own = strided(view, like, i), pointer(figures, 0), pointer(tile, 0), pointer(tile, TILE_SIZE)
+def note_tiles(view, like, n, i, m, label, scale, scale_low, tile, card):
+    """The card's figures of m rows of few classes, tile by tile. Label -1: an ignored row."""
+    p, q, own, labels = strided(view, like, i), pointer(tile, 0), pointer(tile, TILE_SIZE), pointer(label, 0)
     width = lanes(q)
-    for r in range(0, m, width):
-        for lane in range(min(width, m - r)):
-            own[lane] = p[(r + lane) * view[2] + max(label[r + lane], 0) * view[3]]
-        fill_tile(q, offset(p, r * view[2]), view[2], min(width, m - r), n, view[3])
-        labels = load_integers(pointer(label, r), 0, fill(p, 0.0))
-        first, rank = note_tile(q, load(own, 0), n, labels, f, r, scale, scale_low)
-        store_integers(card[4], r, m - r, first)
-        store_integers(card[5], r, m - r, rank)
-    for r in range(m):
-        if label[r] >= 0 and figures[A, r] != figures[A, r]:
-            label[r] = invalid
+    for start in range(0, m, width):
+        r, some = min(start, max(m - width, 0)), min(width, m)  # the last tile overlaps the one before, to be full
+        for lane in range(some):
+            own[lane] = p[(r + lane) * view[2] + max(labels[r + lane], 0) * view[3]]
+        fill_tile(q, offset(p, r * view[2]), view[2], some, n, view[3])
+        y = load_integers(labels, r, fill(q, 0.0))
+        invalid = note_tile(q, load(own, 0), n, y, scale, scale_low, card, r, some)
+        if any_lane(invalid | (y < 0)):
+            for lane in range(some):
+                ranks = card[5]
+                if labels[r + lane] < 0:
+                    blank(card, r + lane, IGNORED)
+                elif ranks[r + lane] < 0:
+                    blank(card, r + lane, INVALID)
 
 
 @inline
-def _tile_term(tile, j, n, first, s, floor, magic, plain, factor, factor_low, base):
-    """Class j's terms of the rows of a tile, and how far it is below the largest; 0 past the last class."""
-    e, d = fill(tile, 0.0), fill(tile, 0.0)
-    if j < n:
-        v = maximum(select(first == j, -math.inf, load(tile, j * lanes(tile))) - s, floor)
-        e = exp_shifted(v, magic) if plain else exp_shifted_over(v, factor, factor_low, magic)
-        d = base - v
-    return e, d
+def note_tile(tile, own, n, label, scale, scale_low, card, r, m):
+    """The figures of a tile's m rows, in rows r, r + 1, ... of the card. Returns which are invalid: their rank is -1.
 
-
-@inline
-def note_tile(tile, own, n, label, figures, r, scale, scale_low):
-    """The figures of a tile's rows (see tiles.py), in columns r, r + 1, ...; own: their labels' logits.
-
-    Returns the largest class and the label's rank, as vectors of integers. A is NaN where the row is invalid.
+    own: the labels' logits.
     """
     width = lanes(tile)
-    top, second = fill(tile, -math.inf), fill(tile, -math.inf)
-    first, rank = bits(fill(tile, 0.0)), bits(fill(tile, 0.0))
+    top, zero = fill(tile, -math.inf), fill(tile, 0.0)
+    first, rank, equal, one = bits(zero), bits(zero), bits(zero), bits(zero) + 1
     for j in range(n):
         v = load(tile, j * width)
         first = select(v > top, j, first)
-        top, second = higher(top, second, v)
-        rank = rank + select((v > own) | ((v == own) & (label > j)), first * 0 + 1, 0)
-    empty = second == -math.inf
+        top = maximum(top, v)
+        rank = rank + select(v > own, one, 0)
+        equal = equal + select(v == own, one, 0)
+    if any_lane(equal > 1):
+        for j in range(n):
+            rank = rank + select((load(tile, j * width) == own) & (label > j), one, 0)
     factor, factor_low = two_words(tile, scale, scale_low)
-    reference = select(empty, top, second)
-    scaled = reference * factor
-    moderate = maximum(scaled, -scaled) <= MODERATE
-    k = select(moderate, fma(scaled, LOG2_E, elementary.rounding(tile)) - elementary.rounding(tile), 0.0)
-    s = select(moderate, 0.0, reference)
     plain = scale == 1.0
-    magic = elementary.rounding(tile) - k * (elementary.steps(tile) if plain else 1.0)
-    floor = (k + floor_exponent(tile)) * (LN_2 / scale)
-    base = minimum(top - s, far(tile))
-    zero = splat(0.0)
-    sums = zero, zero, zero, zero, zero, zero
-    for j in range(0, n, 4):
-        e0, d0 = _tile_term(tile, j, n, first, s, floor, magic, plain, factor, factor_low, base)
-        e1, d1 = _tile_term(tile, j + 1, n, first, s, floor, magic, plain, factor, factor_low, base)
-        e2, d2 = _tile_term(tile, j + 2, n, first, s, floor, magic, plain, factor, factor_low, base)
-        e3, d3 = _tile_term(tile, j + 3, n, first, s, floor, magic, plain, factor, factor_low, base)
-        sums = add_products(sums, (e0, e1, e2, e3), (d0, d1, d2, d3))
-    a, a_low, b, b_low, c, c_low = sums
-    # 0 where every other class is masked, NaN where the row is invalid; a NaN's term has made it NaN already
-    flag = select(maximum(top, -top) < math.inf, select(empty, 0.0, fill(tile, 1.0)), math.nan)
-    store_sum(figures, A * ROWS + r, a, a_low, flag)
-    store_sum(figures, SPREAD * ROWS + r, b, b_low, flag)
-    store_sum(figures, SQUARES * ROWS + r, c, c_low, flag)
-    store_double(figures, K * ROWS + r, k)
-    store_double(figures, S * ROWS + r, s)
-    store_double(figures, TOP * ROWS + r, top)
-    store_difference(figures, DISTANCE * ROWS + r, top, own)
-    return first, rank
+    reference = top
+    empty = first < 0
+    k, s, sums = zero, zero, (splat(0.0), splat(0.0), splat(0.0), splat(0.0), splat(0.0), splat(0.0))
+    for attempt in range(2):
+        scaled = reference * factor
+        moderate = maximum(scaled, -scaled) <= MODERATE
+        k = select(moderate, fma(scaled, LOG2_E, elementary.rounding(tile)) - elementary.rounding(tile), 0.0)
+        k = k - lift(tile)
+        s = select(moderate, 0.0, reference)
+        magic = elementary.rounding(tile) - k * (elementary.steps(tile) if plain else 1.0)
+        floor = (k + floor_exponent(tile)) * (LN_2 / scale)
+        base = minimum(top - s, far(tile))
+        sums = splat(0.0), splat(0.0), splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+        if plain and not any_lane(s != 0.0):
+            whole = n - n % group(tile)
+            for j in range(0, whole, group(tile)):
+                a, b, c = zero, zero, zero
+                for i in range(j, j + group(tile)):
+                    a, b, c = _add_class(load(tile, i * width), first == i, floor, magic, base, a, b, c)
+                sums = add_terms(sums, a, b, c)
+            a, b, c = zero, zero, zero
+            for i in range(whole, n):
+                a, b, c = _add_class(load(tile, i * width), first == i, floor, magic, base, a, b, c)
+            sums = add_terms(sums, a, b, c)
+        else:
+            for j in range(0, n, group(tile)):
+                a, b, c = zero, zero, zero
+                for i in range(j, min(j + group(tile), n)):
+                    v = maximum(load(tile, i * width) - s, floor)
+                    e = exp_shifted(v, magic) if plain else exp_shifted_over(v, factor, factor_low, magic)
+                    e = select(first == i, 0.0, e)
+                    a, b, c = a + e, fma(e, base - v, b), fma(e, e, c)
+                sums = add_terms(sums, a, b, c)
+        weak = total_of(sums, tile) < too_small(tile)
+        if attempt == 1 or not any_lane(weak):
+            break
+        # The largest class stands far above the others: their sums are taken relative to the largest of them.
+        others = fill(tile, -math.inf)
+        for j in range(n):
+            others = select(first == j, others, maximum(others, load(tile, j * width)))
+        empty = weak & (others == -math.inf)
+        reference = select(weak & (others > -math.inf), others, top)
+    invalid = ~(maximum(top, -top) < math.inf) | has_nan(sums, tile)
+    finish_tile(sums, select(empty, NO_UNIT, k), s, top, own, scale, scale_low, card, r, m)
+    put_integers(card[4], r, m, first)
+    put_integers(card[5], r, m, select(invalid, -1, rank))
+    return invalid
 
 
-def store_difference(p, i, a, b):
-    """Store a - b in float64."""
+@inline
+def _add_class(v, largest, floor, magic, base, a, b, c):
+    """Add a class's term, its distance below the largest times it, and its square; for T = 1 and s = 0."""
+    v = maximum(v, floor)
+    e = select(largest, 0.0, exp_shifted(v, magic))
+    return a + e, fma(e, base - v, b), fma(e, e, c)
 
 
-@overload(store_difference, jit_options={"forceinline": True})
-def _store_difference(p, i, a, b):
+def add_terms(sums, a, b, c):
+    """Add three vectors of terms to three totals, each in two vectors of 8 x float64."""
+
+
+@overload(add_terms, jit_options={"forceinline": True})
+def _add_terms(sums, a, b, c):
     if a == float64x8:
-        return lambda p, i, a, b: store(p, i, a - b)
 
-    def both(p, i, a, b):
-        a1, a2 = halves(a)
-        b1, b2 = halves(b)
-        store(p, i, a1 - b1)
-        store(p, i + 8, a2 - b2)
+        def narrow(sums, a, b, c):
+            a1, a2, b1, b2, c1, c2 = sums
+            a1, a2 = two_sum(a1, a2, a)
+            b1, b2 = two_sum(b1, b2, b)
+            c1, c2 = two_sum(c1, c2, c)
+            return a1, a2, b1, b2, c1, c2
 
-    return both
+        return narrow
+
+    def widened(sums, a, b, c):
+        a1, a2, b1, b2, c1, c2 = sums
+        a3, a4 = halves(a)
+        b3, b4 = halves(b)
+        c3, c4 = halves(c)
+        return a1 + a3, a2 + a4, b1 + b3, b2 + b4, c1 + c3, c2 + c4
+
+    return widened
 
 
-def store_integers(p, i, n, values):
-    """Store the first n of a vector of integers as int64."""
+def total_of(sums, tile):
+    """The first of the totals as a vector of the type of the tile's."""
 
 
-@overload(store_integers, jit_options={"forceinline": True})
-def _store_integers(p, i, n, values):
-    if values.lanes == 8:
-        return lambda p, i, n, values: store_some(p, i, first_lanes(n, values), values)
+@overload(total_of, jit_options={"forceinline": True})
+def _total_of(sums, tile):
+    if is_float32(tile):
+        return lambda sums, tile: join(sums[0], sums[1])
+    return lambda sums, tile: sums[0] + sums[1]
 
-    def both(p, i, n, values):
-        low, high = halves(values)
-        store_some(p, i, first_lanes(n, low), low)
-        store_some(p, i + 8, first_lanes(n - 8, high), high)
 
-    return both
+def has_nan(sums, tile):
+    """Rows with a NaN: it is in the second total (the exponential's bits may become a number's)."""
+
+
+@overload(has_nan, jit_options={"forceinline": True})
+def _has_nan(sums, tile):
+    if is_float32(tile):
+
+        def both(sums, tile):
+            total = join(sums[2], sums[3])
+            return total != total
+
+        return both
+
+    def narrow(sums, tile):
+        total = sums[2] + sums[3]
+        return total != total
+
+    return narrow

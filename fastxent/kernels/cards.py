@@ -31,11 +31,12 @@ from fastxent.kernels.blocks import (
     second_view,
     target_fault,
 )  # fmt: skip
-from fastxent.kernels.card_rows import DISTANCE, N_FIGURES, SPREAD, SQUARES, TOP, A, K, S, note_row
+from fastxent.kernels.card_finish import IGNORED, INVALID, N_FIGURES, TOP, K, blank, finish_card
+from fastxent.kernels.card_rows import note_row
 from fastxent.kernels.card_tiles import note_tiles
 from fastxent.kernels.figures import LABELS
 from fastxent.kernels.jit import compiled, inline
-from fastxent.kernels.memory import address, load, load_some_double, offset, pointer, scratch, store, store_some
+from fastxent.kernels.memory import address, load_some_double, offset, pointer, scratch
 from fastxent.kernels.narrow import room
 from fastxent.kernels.probabilities import (
     PROBS,
@@ -50,8 +51,6 @@ from fastxent.kernels.rows import largest, rank_of, target_sums
 from fastxent.kernels.simd import add_reduce, first_lanes, select, splat
 from fastxent.kernels.tiles import ROWS, TILE_SIZE
 
-IGNORED, INVALID = -1, -2
-
 
 @inline
 def card_arrays(integers, i, reals, labels):
@@ -64,57 +63,6 @@ def card_arrays(integers, i, reals, labels):
         address(integers[CARD + 4] + 8 * i, labels),
         address(integers[CARD + 5] + 8 * i, labels),
     )
-
-
-@inline
-def blank(card, r, rank):
-    """A row that does not count."""
-    nll, entropy, confidence, brier, predicted, ranks = card
-    nll[r] = 0.0 if rank == IGNORED else math.nan
-    entropy[r] = 0.0
-    confidence[r] = 0.0
-    brier[r] = 0.0
-    predicted[r] = 0
-    ranks[r] = rank
-
-
-@inline
-def finish_card(figures, card, m, scale, scale_low):
-    """The block's figures become those of the card; -ln q of the largest class takes the place of K.
-
-    With inner = Σ e^((z_j - top)/T) over the other classes, q_top = 1/(1 + inner), and their share is inner·q_top.
-    """
-    nll, entropy, confidence, brier, _, _ = card
-    f = pointer(figures, 0)
-    for r in range(0, m, 8):
-        a = load(f, A * ROWS + r)
-        unit = unit_of(load(f, K * ROWS + r), load(f, S * ROWS + r), load(f, TOP * ROWS + r), scale, scale_low)
-        inner = a * unit
-        q, top_nll = 1.0 / (inner + 1.0), elementary.log1p(inner)
-        share, unit = inner * q, unit * q
-        distance = load(f, DISTANCE * ROWS + r) * scale
-        own = elementary.exp(-distance) * q
-        others = load(f, SQUARES * ROWS + r) * unit * unit
-        here = first_lanes(m - r, q)
-        store(f, K * ROWS + r, top_nll)
-        store_some(nll, r, here, top_nll + distance)
-        store_some(entropy, r, here, top_nll + load(f, SPREAD * ROWS + r) * scale * unit)
-        store_some(confidence, r, here, q)
-        store_some(brier, r, here, select(distance == 0.0, share * share, (q * q - own) + (1.0 - own)) + others)
-
-
-@inline
-def unit_of(k, s, top, scale, scale_low):
-    """2^k·e^((s - top)·(scale + scale_low)), the unit of a row's sums, for eight rows; never much above 1."""
-    x = s - top
-    back = x - s
-    x_low = (s - (x - back)) - (top + back)
-    exponent = elementary.fma(k, elementary.LN_2, x * scale)
-    counts = exponent >= -760.0
-    unit = elementary.exp_times(
-        1.0, select(counts, x, 0.0), select(counts, x_low, 0.0), scale, scale_low, select(counts, k, 0.0)
-    )
-    return select(counts, unit, 0.0)
 
 
 @compiled
@@ -139,7 +87,7 @@ def score_logits(start, stop, like, t_like, integers, reals, labels, class_weigh
                 card[4][r], card[5][r] = first, rank
                 if first < 0:
                     label[r] = INVALID
-        finish_card(figures, card, m, scale, scale_low)
+        finish_card(p, figures, card, m, scale, scale_low)
         blank_marked(card, label, m)
         i += m
 
@@ -151,20 +99,15 @@ def score_logits_tiles(
     """The same for few classes, in tiles."""
     view, n, has_ignore, ignore_index = first_view(integers), integers[N], integers[HAS_IGNORE] != 0, integers[IGNORE]
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
-    figures = scratch(np.float64, N_FIGURES, ROWS)
     label = scratch(np.int64, 0, LABELS)
     tile = room(like, TILE_SIZE + 16)
-    tile[:] = 0.0
     i = start
     while i < stop:
         m = block_rows(view, i, stop, n, n)
         bad = read_labels(labels, i, m, n, has_ignore, ignore_index, label)
         if bad >= 0:
             return refuse(report, bad, LABEL)
-        card = card_arrays(integers, i, reals, labels)
-        note_tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, card, INVALID)
-        finish_card(figures, card, m, scale, scale_low)
-        blank_marked(card, label, m)
+        note_tiles(view, like, n, i, m, label, scale, scale_low, tile, card_arrays(integers, i, reals, labels))
         i += m
 
 
@@ -206,7 +149,7 @@ def score_logits_soft(
             straight[r] = distance * scale
             card[4][r] = first
             card[5][r] = 0 if first >= 0 else INVALID
-        finish_card(figures, card, m, scale, scale_low)
+        finish_card(p, figures, card, m, scale, scale_low)
         for r in range(m):
             if card[5][r] == INVALID:
                 blank(card, r, INVALID)

@@ -1,15 +1,15 @@
 """Exact sums by group, a block of rows at a time: many small sums for little more than their additions.
 
-With a block's numbers below 2^X, each is split into three parts that are multiples of 2^(X - 43), 2^(X - 87) and
-2^(X - 131); the first is at most 2^X, the others half the unit before (as in exactsum.py). Sums of BLOCK such parts are
-exact in float64, group by group, and go to the compact sums as integers. What has bits below is added one by one.
+Numbers below 2^e in magnitude are split in two by adding 1.5·2^(e + 1), whose last bit is 2^(e - 51), and then, to what
+was rounded off, 1.5·2^(e - 51): a sum's low bits are the part as a whole number of units. Whole numbers add up exactly,
+group by group, for FLUSH_ROWS rows; then they go to the compact or full sums. What has bits below 2^(e - 103), or is
+too large, goes there by itself.
 """
 
 import numpy as np
 
 from fastxent.kernels.exactsum import (
     COMPACT_FIRST,
-    COMPACT_SIZE,
     MASK,
     STATE_SIZE,
     compact_sum_add,
@@ -20,20 +20,19 @@ from fastxent.kernels.exactsum import (
     exact_sum_value,
 )
 from fastxent.kernels.jit import compiled, inline
-from fastxent.kernels.memory import load, pointer
-from fastxent.kernels.simd import bits, from_bits, max_reduce, maximum, splat
+from fastxent.kernels.memory import load, store
+from fastxent.kernels.simd import add_reduce, any_lane, bits, from_bits, splat
 
-BLOCK = 512  # rows: at most 2^9
-STRIDE = BLOCK + 8  # from one column to the next: at 4096 bytes they would all share the same lines of the cache
+BLOCK = 256  # rows: their figures stay in the first-level cache
+STRIDE = BLOCK + 24  # from one column to the next: vectors are stored past the last row
 FEW_GROUPS = 512  # with more groups than this their sums cost more than the rows of a block
-LEVELS = 3
+FLUSH_ROWS = 2048  # of at most 2^51 units each, so that sums of sums fit as well
 SPILL_USED = 4  # Tally.counts: how many groups have a spilled sum
 
-# The exponent field of a block's largest number, X + 1022: the third part's unit must be one of a compact sum's limbs
-# (of 2^-146 and up), and the first part must end below its last one.
-_LIMB_UNIT = 1074 - 32 * COMPACT_FIRST
-LEAST_FIELD, MOST_FIELD = 1022 + 131 - _LIMB_UNIT, 1022 + 43 - _LIMB_UNIT + 32 * (COMPACT_SIZE - 2) - 1
-MAGNITUDE = (1 << 63) - 1
+# Grouped sums split numbers below 2^GROUP_TOP: NLL, entropies and shares.
+GROUP_TOP = 10
+_LIMB_UNIT = 1074 - 32 * COMPACT_FIRST  # a compact sum's first limb counts 2^-_LIMB_UNIT
+_HALF_RANGE = 1 << 51
 
 
 @inline
@@ -49,73 +48,50 @@ def add_to_group(counts, slots, spill_index, spill, group, x):
 
 
 @inline
-def largest_magnitude(block, column, n):
-    """The largest of |x| in a column, as its bits: above infinity's where there is a NaN."""
-    p = pointer(block, column * STRIDE)
-    largest = splat(np.int64(0))
-    for i in range(0, n - n % 8, 8):
-        largest = maximum(largest, bits(load(p, i)) & MAGNITUDE)
-    most = max_reduce(largest)
-    for i in range(n - n % 8, n):
-        most = max(most, bits(p[i]) & MAGNITUDE)
-    return most
+def fixed_bases(top):
+    """What to split numbers below 2^top with, and the bits of the first."""
+    half = np.int64(1) << 51
+    high = from_bits(((top + 1024) << 52) | half)
+    return high, from_bits(((top + 972) << 52) | half), bits(high)
 
 
 @inline
-def bases_of(block, column, n):
-    """What to split a column's numbers with; and whether that can be: none is huge, infinite or a NaN."""
-    field = max(largest_magnitude(block, column, n) >> 52, LEAST_FIELD)
-    fits = field <= MOST_FIELD
-    field = min(field, MOST_FIELD)
-    half = np.int64(1) << 51  # of the bases, each 1.5 times a power of two
-    return (
-        from_bits(((field + 10) << 52) | half),
-        from_bits(((field - 34) << 52) | half),
-        from_bits(((field - 78) << 52) | half),
-        field,
-    ), fits
+def fixed_parts(x, bases):
+    """Two whole numbers that make up x, in units of 2^(top - 51) and 2^(top - 103); then 0 unless x does not fit."""
+    high_base, low_base, high_bits = bases
+    high = x + high_base
+    rest = x - (high - high_base)
+    low = rest + low_base
+    units = bits(high) - high_bits
+    return units, bits(low) - bits(low_base), ((units + _HALF_RANGE) >> 52) | bits(rest - (low - low_base))
 
 
 @inline
-def split(x, bases):
-    """The three parts of x, and whether they are all of it."""
-    base_1, base_2, base_3, _ = bases
-    part_1 = (x + base_1) - base_1
-    rest = x - part_1
-    part_2 = (rest + base_2) - base_2
-    rest -= part_2
-    part_3 = (rest + base_3) - base_3
-    return part_1, part_2, part_3, rest == part_3
+def fixed_columns(p, n, top, high_parts, low_parts):
+    """The sums of both parts of n numbers (zeros follow the last), and every part by itself.
+
+    Last come whether all numbers fit, and whether any low part is not 0.
+    """
+    bases = fixed_bases(top)
+    highs, lows, odd, some = splat(np.int64(0)), splat(np.int64(0)), splat(np.int64(0)), splat(np.int64(0))
+    for i in range(0, n, 8):
+        high, low, misfit = fixed_parts(load(p, i), bases)
+        store(high_parts, i, high)
+        store(low_parts, i, low)
+        highs, lows, odd, some = highs + high, lows + low, odd | misfit, some | low
+    return add_reduce(highs), add_reduce(lows), not any_lane(odd != 0), any_lane(some != 0)
 
 
-@inline
-def add_parts(totals, group, parts):
-    """Add what `split` returned to a group's totals: a pointer to float64[n, LEVELS + 1]."""
-    at = group * (LEVELS + 1)
-    totals[at] += parts[0]
-    totals[at + 1] += parts[1]
-    totals[at + 2] += parts[2]
-
-
-@inline
-def flush(totals, first_total, slots, first, n_groups, bases, state):
-    """Move a block's totals to the compact sums of the groups from ``first`` on, and their sum to an exact sum."""
-    for level in range(LEVELS):
-        position = bases[3] - LEAST_FIELD + 44 * (LEVELS - 1 - level)  # the unit of this level, in bits above a limb's
-        per_unit = from_bits((1023 + _LIMB_UNIT - position) << 52)
-        total = 0.0
-        for group in range(n_groups):
-            part = totals[first_total + group, level]
-            if part != 0.0:
-                totals[first_total + group, level] = 0.0
-                total += part
-                _add_units(slots[first + group], np.int64(part * per_unit), position)
-        exact_sum_add(state, total)
+@compiled
+def add_units(state, units, exponent):
+    """Add units·2^exponent to an exact sum."""
+    exact_sum_add(state, np.float64(units >> 32) * from_bits((exponent + 1055) << 52))
+    exact_sum_add(state, np.float64(units & MASK) * from_bits((exponent + 1023) << 52))
 
 
 @inline
 def _add_units(slots, units, position):
-    """Add units·2^position, in units of the first limb, to a compact sum; |units| <= 2^53."""
+    """Add units·2^position, in units of the first limb, to a compact sum; |units| <= 2^62."""
     k, shift = position >> 5, position & 31
     low, high = (units & MASK) << shift, (units >> 32) << shift
     limb = slots[k] + (low & MASK)
@@ -123,6 +99,17 @@ def _add_units(slots, units, position):
     limb = slots[k + 1] + (low >> 32) + high + (limb >> 32)
     slots[k + 1] = limb & MASK
     slots[k + 2] += limb >> 32
+
+
+@compiled
+def flush_groups(totals, n, shift, slots, first):
+    """Move totals, int64[n, 2 or more]: high and low parts, to the sums of the groups first + (place >> shift)."""
+    for place in range(n):
+        for level in range(2):
+            units = totals[place, level]
+            if units != 0:
+                totals[place, level] = 0
+                _add_units(slots[first + (place >> shift)], units, GROUP_TOP - 51 - 52 * level + _LIMB_UNIT)
 
 
 @compiled

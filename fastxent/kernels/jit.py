@@ -23,13 +23,14 @@ from typing import Any, TypeVar
 
 import llvmlite
 import numba
-from numba import prange
-from numba.core import caching, compiler, config
+from numba import prange, types
+from numba.core import caching, cgutils, compiler, config
+from numba.extending import intrinsic
 from numba.misc.appdirs import AppDirs
 
 from fastxent.kernels.ingredient import IngredientCompiler
 
-__all__ = ["REGISTER", "cache_folder", "compiled", "inline", "parallel", "prange"]
+__all__ = ["REGISTER", "cache_folder", "call_chunk", "compiled", "inline", "parallel", "prange"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -87,6 +88,23 @@ def _enter(function: Callable[..., Any], dispatcher: Any) -> Any:
 def _cache_of(function: Callable[..., Any]) -> Any:
     """The cache, or none for code from elsewhere (a test, say): the hash of the sources does not cover it."""
     return _KernelCache(function) if function.__module__.startswith(__package__ + ".") else caching.NullCache()
+
+
+@intrinsic
+def call_chunk(typingctx, chunk, arguments):
+    """Call a chunk function, given by its address, with a tuple of arguments."""
+
+    def build(context, builder, signature, args):
+        kinds = signature.args[1].types
+        values = cgutils.unpack_tuple(builder, args[1])
+        kind = context.call_conv.get_function_type(types.none, kinds)
+        function = builder.inttoptr(args[0], kind.as_pointer())
+        status, _ = context.call_conv.call_function(builder, function, types.none, kinds, values)
+        with cgutils.if_unlikely(builder, status.is_error):
+            context.call_conv.return_status_propagate(builder, status)
+        return context.get_dummy_value()
+
+    return types.none(chunk, arguments), build
 
 
 @functools.cache

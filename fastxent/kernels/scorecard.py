@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastxent.kernels.elementary import log1p, whole, whole_float
+from fastxent.kernels.blocks import CARD
+from fastxent.kernels.elementary import log1p
 from fastxent.kernels.exactsum import (
     STATE_SIZE,
     exact_sum_add,
@@ -22,19 +23,33 @@ from fastxent.kernels.exactsum import (
 from fastxent.kernels.groups import (
     BLOCK,
     FEW_GROUPS,
+    FLUSH_ROWS,
+    GROUP_TOP,
     STRIDE,
-    add_parts,
     add_to_group,
-    bases_of,
-    flush,
-    largest_magnitude,
+    add_units,
+    fixed_bases,
+    fixed_columns,
+    fixed_parts,
+    flush_groups,
     merge_groups,
-    split,
 )
-from fastxent.kernels.jit import compiled, inline
-from fastxent.kernels.memory import borrowed, load, pointer, scratch, store
+from fastxent.kernels.histograms import (
+    FIRST_OCTAVE,  # noqa: F401
+    LAST_OCTAVE,  # noqa: F401
+    N_NLL,  # noqa: F401
+    N_SCORES,
+    QUARTERS,  # noqa: F401
+    SCORE_HALF,  # noqa: F401
+    confidence_bin,
+    nll_bin,
+    score_bin,
+)
+from fastxent.kernels.jit import call_chunk, compiled, inline
+from fastxent.kernels.memory import address, borrowed, load, pointer, scratch, store
 from fastxent.kernels.pairs import count_pair, count_pairs
-from fastxent.kernels.simd import any_lane, bits, fma, from_bits, maximum, minimum, select, splat
+from fastxent.kernels.simd import any_lane, bits, fma, from_bits, max_reduce, maximum, minimum, select, splat
+from fastxent.kernels.worst import note_worst
 
 # Tally.counts: rows of each kind, and how much of the growing arrays is in use.
 KEPT, IGNORED, INVALID, PAIRS_USED, SPILL_USED, WORST_USED, N_COUNTS = range(7)
@@ -47,23 +62,14 @@ N_SUMS = 12
 
 # A block's rows: the columns above, then the NLL and confidence without weights; and whole numbers.
 NLL, SHARE, N_COLUMNS = range(N_SUMS, N_SUMS + 3)
-LABEL, PREDICTED, RANK, ROW, BIN, NLL_BIN, SCORE_BIN, LATE, N_MARKS = range(9)
+LABEL, PREDICTED, RANK, ROW, CELL, NLL_BIN, SCORE_BIN, HIGH, LOW, N_MARKS = range(10)
 
-# Tally.nll_rows: NLL below 2^FIRST_OCTAVE (0 included); then QUARTERS bins an octave, from 2^k {1, 1.25, 1.5, 1.75} on;
-# then finite NLL of 2^LAST_OCTAVE and above; then infinity. The index is in the number's bits.
-FIRST_OCTAVE, LAST_OCTAVE, QUARTERS = -20, 7, 4
-N_NLL = (LAST_OCTAVE - FIRST_OCTAVE) * QUARTERS + 3
-NLL_BASE = (FIRST_OCTAVE + 1023) * QUARTERS - 1
+# A column's numbers are below 2^10, squares below 2^20; what products left out starts 53 bits further down.
+GROUP_TOPS = (10, 20, -32, 10, 10, 10, 10, 20, -32, 20, -32, 10)
 
-# Tally.score_rows, two classes: rows by label and by the probability of class 1, for the area under the ROC curve. With
-# p = 1 - confidence <= 1/2, a bin is a relative step of 2^-SCORE_BITS in p, with 1/2, 1/4, ... amid their bins, not on
-# an edge; what is below 2^-SCORE_OCTAVES / 2 shares one bin. SCORE_HALF is the bin of p = 1/2.
-SCORE_BITS, SCORE_OCTAVES = 11, 32
-SCORE_HALF = SCORE_OCTAVES << SCORE_BITS
-N_SCORES = 2 * SCORE_HALF + 1
-SCORE_SHIFT = 52 - SCORE_BITS
-SCORE_BASE = (1022 << SCORE_BITS) - SCORE_HALF
-HALF_STEP = 1 << (SCORE_SHIFT - 1)
+# Rows are counted by bin of confidence and rank together: a cell, bin << shift | rank. With many ranks of interest
+# (top_k) a cell tells right from wrong only.
+MOST_CELLS = 512
 
 DENSE_PAIRS = 1 << 16  # up to so many (label, predicted) pairs have a counter each; above it they are hashed
 
@@ -99,10 +105,10 @@ def n_groups(n_classes: int, n_bins: int, n_top: int, weighted: bool) -> int:
 
 
 @inline
-def _square_low(x, y, high):
-    """What fl(x y) = high left out of x y: exact unless it underflows (|x y| < 2^-969); 0 where high is not finite."""
-    low = fma(x, y, -high)
-    return low if abs(high) < np.inf else 0.0
+def _two_words(x, y):
+    """x y in two words: exact unless the second underflows (|x y| < 2^-969); it is 0 where the first is infinite."""
+    high = x * y
+    return high, select(maximum(high, -high) < math.inf, fma(x, y, -high), 0.0)
 
 
 @inline
@@ -112,104 +118,29 @@ def room(weighted, n_top, n_groups):
 
 
 @inline
-def confidence_bin(confidence, n_bins):
-    """The bin k with k/n_bins < confidence <= (k + 1)/n_bins; 0 is in the first, what exceeds 1 in the last."""
-    k = whole(confidence * n_bins)
-    k = k - select(confidence <= whole_float(k) / n_bins, k * 0 + 1, 0)
-    return minimum(maximum(k, 0), n_bins - 1)
-
-
-@inline
-def nll_bin(nll):
-    """The bin of `nll_rows` for an NLL."""
-    k = minimum(maximum((bits(nll) >> 50) - NLL_BASE, 0), N_NLL - 2)
-    return select(nll == math.inf, N_NLL - 1, k)
-
-
-@inline
-def score_bin(confidence, predicted):
-    """The bin of `score_rows`, rising with the probability of class 1."""
-    p = 1.0 - confidence
-    k = ((bits(p) + HALF_STEP) >> SCORE_SHIFT) - SCORE_BASE
-    k = minimum(maximum(k, 0), SCORE_HALF)
-    return select(predicted == 0, k, 2 * SCORE_HALF - k)
-
-
-@inline
-def _worse(nll, row_id, label, other_nll, other_id, other_label):
-    """A total order: larger NLL, then lower id, then lower label."""
-    if nll != other_nll:
-        return nll > other_nll
-    if row_id != other_id:
-        return row_id < other_id
-    return label < other_label
-
-
-@inline
-def _note_worst(counts, worst_nll, worst_id, worst_label, nll, row_id, label):
-    """Keep the row if it is among the worst so far: an insertion into a short sorted list."""
-    k = counts[WORST_USED]
-    if k == worst_nll.size:
-        if k == 0 or not nll >= worst_nll[k - 1]:
-            return
-        k -= 1
-        if not _worse(nll, row_id, label, worst_nll[k], worst_id[k], worst_label[k]):
-            return
-    counts[WORST_USED] = k + 1
-    while k > 0 and _worse(nll, row_id, label, worst_nll[k - 1], worst_id[k - 1], worst_label[k - 1]):
-        worst_nll[k] = worst_nll[k - 1]
-        worst_id[k] = worst_id[k - 1]
-        worst_label[k] = worst_label[k - 1]
-        k -= 1
-    worst_nll[k] = nll
-    worst_id[k] = row_id
-    worst_label[k] = label
-
-
-@inline
-def _collect(ranks, start, stop, counts, marks):
-    """Note the rows that count among start .. stop - 1, and count the others. Returns how many there are."""
-    left_out = splat(np.int64(0))
-    for i in range(start, stop - 7, 8):
-        left_out = left_out | load(pointer(ranks, i), 0)
-    last = np.int64(0)
-    for i in range(stop - (stop - start) % 8, stop):
-        last |= ranks[i]
-    if last >= 0 and not any_lane(left_out < 0):
-        for i in range(start, stop):
-            marks[ROW, i - start] = i
-        return stop - start
-    n = 0
-    for i in range(start, stop):
-        if ranks[i] >= 0:
-            marks[ROW, n] = i
-            n += 1
-        else:
-            counts[IGNORED if ranks[i] == -1 else INVALID] += 1
-    return n
-
-
-@inline
-def _take(columns, column, values, marks, n):
-    """Copy a block's rows of per-row values to a column."""
-    start = marks[ROW, 0]
-    p, q = pointer(columns, column * STRIDE), pointer(values, start)
-    if marks[ROW, n - 1] - start == n - 1:
-        for k in range(0, n - 7, 8):
-            store(p, k, load(q, k))
-        for k in range(n - n % 8, n):
-            p[k] = q[k]
-    else:
-        for k in range(n):
-            p[k] = values[marks[ROW, k]]
-
-
-@inline
-def _weigh(block, weights, marks, n):
-    """Multiply a block's columns by its rows' weights; what is wanted without weights was copied."""
-    _take(block, S, weights, marks, n)
+def _drop(block, marks, n, counts):
+    """Count a block's ignored and invalid rows and close up the others. Returns how many there are of these."""
+    kept = 0
     for k in range(n):
-        s = block[S, k]
+        rank = marks[RANK, k]
+        if rank < 0:
+            counts[IGNORED if rank == -1 else INVALID] += 1
+            continue
+        for column in (R, ENTROPY, CONFIDENCE, BRIER):
+            block[column, kept] = block[column, k]
+        for column in (LABEL, PREDICTED, RANK):
+            marks[column, kept] = marks[column, k]
+        marks[ROW, kept] = k
+        kept += 1
+    return kept
+
+
+@inline
+def _weigh(block, weights, start, marks, n):
+    """Multiply a block's columns by its rows' weights; what is wanted without weights is copied first."""
+    for k in range(n):
+        s = weights[start + marks[ROW, k]]
+        block[S, k] = s
         block[HITS, k] = s if marks[RANK, k] == 0 else 0.0
         block[NLL, k], block[R, k] = block[R, k], s * block[R, k]
         block[SHARE, k], block[CONFIDENCE, k] = block[CONFIDENCE, k], s * block[CONFIDENCE, k]
@@ -218,76 +149,194 @@ def _weigh(block, weights, marks, n):
 
 
 @inline
-def _mark_bins(block, nll, share, marks, n, n_bins, two):
-    """The bins of a block's rows, eight at a time (and past the last one)."""
+def _mark_bins(block, nll, share, marks, n, n_bins, shift, two):
+    """The bins of a block's rows, eight at a time, and the largest NLL. Past the last row there are zeros."""
     p, q = pointer(block, 0), pointer(marks, 0)
+    largest = splat(np.int64(0))
     for i in range(0, n, 8):
-        confidence = load(p, share * STRIDE + i)
-        store(q, NLL_BIN * STRIDE + i, nll_bin(load(p, nll * STRIDE + i)))
-        store(q, BIN * STRIDE + i, confidence_bin(confidence, n_bins))
+        loss, confidence = load(p, nll * STRIDE + i), load(p, share * STRIDE + i)
+        largest = maximum(largest, bits(loss))
+        rank = minimum(load(q, RANK * STRIDE + i), (1 << shift) - 1)
+        store(q, NLL_BIN * STRIDE + i, nll_bin(loss))
+        store(q, CELL * STRIDE + i, (confidence_bin(confidence, n_bins) << shift) + rank)
         if two:
             store(q, SCORE_BIN * STRIDE + i, score_bin(confidence, load(q, PREDICTED * STRIDE + i)))
+    return from_bits(max_reduce(largest))
 
 
 @inline
-def _note_worst_rows(counts, worst_nll, worst_id, worst_label, block, nll, marks, n, ids, first_id):
+def _note_worst_rows(counts, worst_nll, worst_id, worst_label, block, nll, marks, n, most, ids, first_id, start):
     """Keep what is among the worst rows so far: in most blocks, nothing."""
     size = worst_nll.size
-    if size == 0:
-        return
-    least = worst_nll[size - 1] if counts[WORST_USED] == size else -1.0
-    if from_bits(largest_magnitude(block, nll, n)) >= least:
+    if size > 0 and most >= (worst_nll[size - 1] if counts[WORST_USED] == size else -1.0):
         for k in range(n):
-            row = marks[ROW, k]
+            row = start + marks[ROW, k]
             row_id = ids[row] if ids.size > 0 else first_id + row
-            _note_worst(counts, worst_nll, worst_id, worst_label, block[nll, k], row_id, marks[LABEL, k])
+            note_worst(counts, worst_nll, worst_id, worst_label, block[nll, k], row_id, marks[LABEL, k])
 
 
 @inline
-def _add_columns(sums, block, n, weighted, grouped):
-    """Add a block's columns to the exact sums, without those that `flush` has added."""
-    for i in range(n):
-        r = block[R, i]
-        block[RR_HIGH, i] = r * r
-        block[RR_LOW, i] = _square_low(r, r, r * r)
-    if weighted:
-        for i in range(n):
-            s = block[S, i]
-            r = block[R, i]
-            block[SS_HIGH, i] = s * s
-            block[SS_LOW, i] = _square_low(s, s, s * s)
-            block[SR_HIGH, i] = s * r
-            block[SR_LOW, i] = _square_low(s, r, s * r)
-    for j in range(N_SUMS if weighted else N_PLAIN):
-        if not (grouped and (j == R or j == CONFIDENCE)):
-            exact_sum_add_block(sums[j], block[j], n)
+def _square(block, n, weighted):
+    """A block's squares and products, in two words. Returns whether the low words of r^2 are not all 0."""
+    p = pointer(block, 0)
+    some = splat(np.int64(0))
+    for i in range(0, n, 8):
+        r = load(p, R * STRIDE + i)
+        high, low = _two_words(r, r)
+        store(p, RR_HIGH * STRIDE + i, high)
+        store(p, RR_LOW * STRIDE + i, low)
+        some = some | bits(low)
+        if weighted:
+            s = load(p, S * STRIDE + i)
+            high, low = _two_words(s, s)
+            store(p, SS_HIGH * STRIDE + i, high)
+            store(p, SS_LOW * STRIDE + i, low)
+            high, low = _two_words(s, r)
+            store(p, SR_HIGH * STRIDE + i, high)
+            store(p, SR_LOW * STRIDE + i, low)
+    return any_lane(some != 0)
+
+
+@inline
+def cell_shift(n_bins, n_ranks):
+    """How many bits of a cell's number the rank takes."""
+    shift = 1
+    while (1 << shift) < n_ranks:
+        shift += 1
+    return shift if n_bins << shift <= MOST_CELLS else 1
+
+
+@inline
+def _make_rows(chunk, like, integers, reals, labels, no_sums, i, m, block, marks, report):
+    """The figures of rows i .. i + m - 1 to a block's columns; False where one is refused."""
+    columns, whole_numbers = block.ctypes.data, marks.ctypes.data
+    places = (
+        columns + 8 * STRIDE * R,
+        columns + 8 * STRIDE * ENTROPY,
+        columns + 8 * STRIDE * CONFIDENCE,
+        columns + 8 * STRIDE * BRIER,
+        whole_numbers + 8 * STRIDE * PREDICTED,
+        whole_numbers + 8 * STRIDE * RANK,
+    )
+    if chunk == 0:
+        for j in range(6):
+            p, q = address(places[j], integers), address(integers[CARD + j] + 8 * i, integers)
+            for k in range(m):
+                p[k] = q[k]
+        return True
+    for j in range(6):
+        integers[CARD + j] = places[j] - 8 * i
+    call_chunk(chunk, (i, i + m, like, like, integers, reals, labels, like, like, like, no_sums, report))
+    return report[1] == 0
+
+
+@inline
+def _any_negative(marks, n):
+    p, last = pointer(marks, RANK * STRIDE), np.int64(0)
+    for k in range(n):
+        last |= p[k]
+    return last < 0
+
+
+@inline
+def _pad(block, marks, n, weighted):
+    """Zeros past a block's last row."""
+    for j in range(N_COLUMNS if weighted else N_PLAIN):
+        store(pointer(block, j * STRIDE), n, splat(0.0))
+    store(pointer(marks, RANK * STRIDE), n, splat(np.int64(0)))
+    store(pointer(marks, PREDICTED * STRIDE), n, splat(np.int64(0)))
+
+
+@inline
+def _add_column(sums, fixed, block, marks, j, n):
+    """Add a column to its exact sum. Returns what groups want: whether all numbers fit, and have low parts."""
+    parts = pointer(marks, HIGH * STRIDE), pointer(marks, LOW * STRIDE)
+    high, low, fits, some_low = fixed_columns(pointer(block, j * STRIDE), n, GROUP_TOPS[j], *parts)
+    if fits:
+        fixed[j, 0] += high
+        fixed[j, 1] += low
+    else:
+        exact_sum_add_block(sums[j], block[j], n)
+    return fits, some_low
 
 
 @compiled
-def accumulate_chunk(rows, labels, weights, ids, first_id, tops, start, stop, tally):
-    """Add the rows start .. stop - 1 of per-row arrays to a tally; returns how far it came.
+def _flush(sums, fixed, totals, few, cells, shift, n_classes, bin_rows, rank_rows, slots):
+    """Move what several blocks add up to into the tally."""
+    for j in range(N_SUMS):
+        for level in range(2):
+            if fixed[j, level] != 0:
+                add_units(sums[j], fixed[j, level], GROUP_TOPS[j] - 51 - 52 * level)
+                fixed[j, level] = 0
+    flush_groups(totals, n_classes if few else 0, 0, slots, 0)
+    if n_classes == 0:
+        return
+    flush_groups(cells, cells.shape[0], shift, slots, n_classes)
+    by_rank, most = (1 << shift) >= rank_rows.size, (1 << shift) - 1
+    for cell in range(cells.shape[0]):
+        rows, rank = cells[cell, 2], cell & most
+        if rows != 0:
+            bin_rows[cell >> shift, 1 if rank == 0 else 0] += rows
+            if by_rank:
+                rank_rows[min(rank, rank_rows.size - 1)] += rows
+            cells[cell, 2] = 0
 
-    It stops early, at a row's beginning, when the tally's growing arrays are full: let them grow and call again (see
-    `room`).
+
+@inline
+def _add_to_groups(totals, step, marks, places, parts, shift, block, column, n, fits, low, spilled, first):
+    """Add a column's numbers, whose parts are in `marks`, to the totals in the places that marks[places] says.
+
+    What does not fit goes to the sum of its group, first + (place >> shift), by itself.
+    """
+    place, high = pointer(marks, places * STRIDE), pointer(marks, parts * STRIDE)
+    if fits:
+        for k in range(n):
+            totals[place[k] * step] += high[k]
+        for k in range(n if low else 0):
+            totals[place[k] * step + 1] += high[k + STRIDE]
+    else:
+        bases = fixed_bases(GROUP_TOP)
+        for k in range(n):
+            if fixed_parts(block[column, k], bases)[2] == 0:
+                totals[place[k] * step] += high[k]
+                totals[place[k] * step + 1] += high[k + STRIDE]
+            else:
+                add_to_group(*spilled, first + (place[k] >> shift), block[column, k])
+
+
+@inline
+def _count(table, step, places, n):
+    """Count n rows, one in each of the places."""
+    for k in range(n):
+        table[places[k] * step] += 1
+
+
+@compiled
+def accumulate_chunk(
+    chunk, like, integers, reals, labels, weights, ids, first_id, tops, refuse_invalid, start, stop, tally, report
+):
+    """Make the figures of rows start .. stop - 1 and add them to a tally, a block at a time; returns how far it came.
+
+    It stops early, at a row's beginning, where report[1] says that a row is refused; or when the tally's growing arrays
+    are full: let them grow and call again (see `room`).
 
     Parameters
     ----------
-    rows : ScoreRows
-        nll, entropy, confidence, brier: float64[n]; predicted, rank: int64[n]. rank -1: ignored, -2: invalid.
+    chunk : address of a chunk function of cards.py; or 0: `integers` has the addresses of figures that are there
+    like, integers, reals : what it is called with; the addresses are overwritten
     labels : int64[n], or int64[0] where the tally is one of soft targets
     weights : float64[n], or float64[0] for a weight of 1
     ids : int64[n], or int64[0] for first_id + i
     tops : int64[K], the k of top-k accuracy
+    refuse_invalid : whether a row with a NaN or +inf, or only -inf, is refused
     tally : Tally, with the weighted groups where weights are given
+    report : int64[2]: the row and the reason
     """
-    nlls, entropies, confidences = borrowed(rows.nll), borrowed(rows.entropy), borrowed(rows.confidence)
-    briers, predictions, ranks = borrowed(rows.brier), borrowed(rows.predicted), borrowed(rows.rank)
     class_rows, bin_rows, rank_rows = borrowed(tally.class_rows), borrowed(tally.bin_rows), borrowed(tally.rank_rows)
     nll_rows, score_rows = borrowed(tally.nll_rows), borrowed(tally.score_rows)
     counts, pair_keys, pair_rows = borrowed(tally.counts), borrowed(tally.pair_keys), borrowed(tally.pair_rows)
     slots, spill_index, spill = borrowed(tally.slots), borrowed(tally.spill_index), borrowed(tally.spill)
     worst_nll, worst_id, worst_label = borrowed(tally.worst_nll), borrowed(tally.worst_id), borrowed(tally.worst_label)
-    labels, weights, ids, tops = borrowed(labels), borrowed(weights), borrowed(ids), borrowed(tops)
     sums = borrowed(tally.sums)
     n_classes, n_bins = class_rows.shape[0], bin_rows.shape[0]
     # The groups, in order: NLL by label, confidence by bin; weight by label, of hits by label, by prediction, by bin,
@@ -296,90 +345,93 @@ def accumulate_chunk(rows, labels, weights, ids, first_id, tops, start, stop, ta
     bin_group = weight_group + 3 * n_classes
     top_group = bin_group + 2 * n_bins
     score_group = top_group + tops.size
-    weighted = weights.size > 0
+    weighted, hard = weights.size > 0, n_classes > 0
+    nll, share = (NLL, SHARE) if weighted else (R, CONFIDENCE)
     new_pairs, new_spilled = room(weighted, tops.size, spill_index.size)
     block, marks = scratch(np.float64, N_COLUMNS, STRIDE), scratch(np.int64, N_MARKS, STRIDE)
-    totals = scratch(np.float64, FEW_GROUPS, 4)
-    totals[:] = 0.0
-    nll, share = (NLL, SHARE) if weighted else (R, CONFIDENCE)
-    marks[LABEL, :] = -1
-    hard = n_classes > 0
-    dense, few = hard and pair_keys.size == 0, hard and n_classes + n_bins <= FEW_GROUPS
-    for i in range(start, stop, BLOCK):
+    totals, fixed = scratch(np.int64, FEW_GROUPS, 2), scratch(np.int64, N_SUMS, 2)
+    totals[:], fixed[:], marks[LABEL, :] = 0, 0, -1
+    few, dense = hard and n_classes <= FEW_GROUPS, hard and pair_keys.size == 0
+    shift = cell_shift(n_bins, rank_rows.size)
+    by_rank = (1 << shift) >= rank_rows.size
+    cells, grouped = np.zeros((n_bins << shift, 4), np.int64), (counts, slots, spill_index, spill)
+    pending, i = 0, start
+    while i < stop:
         if (
             2 * (counts[PAIRS_USED] + new_pairs) > pair_keys.size > 0
             or counts[SPILL_USED] + new_spilled > spill.shape[0]
         ):
-            return i
-        n = _collect(ranks, i, min(i + BLOCK, stop), counts, marks)
-        if n == 0:
-            continue
+            break
+        m = n = min(BLOCK, stop - i)
+        if not _make_rows(chunk, like, integers, reals, labels, sums, i, m, block, marks, report):
+            break
+        p, q = pointer(marks, 0), pointer(labels, i)
+        for k in range(m if hard else 0):
+            p[LABEL * STRIDE + k] = q[k]
+        if _any_negative(marks, n):
+            n = _drop(block, marks, n, counts)
+            if refuse_invalid and counts[INVALID] > 0:
+                report[0], report[1] = i, -1
+                break
+        else:
+            for k in range(n):
+                p[ROW * STRIDE + k] = k
         counts[KEPT] += n
-        _take(block, R, nlls, marks, n)
-        _take(block, ENTROPY, entropies, marks, n)
-        _take(block, CONFIDENCE, confidences, marks, n)
-        _take(block, BRIER, briers, marks, n)
-        _take(marks, PREDICTED, predictions, marks, n)
-        _take(marks, RANK, ranks, marks, n)
-        if hard:
-            _take(marks, LABEL, labels, marks, n)
         if weighted:
-            _weigh(block, weights, marks, n)
-        _mark_bins(block, nll, share, marks, n, n_bins, n_classes == 2)
-        bases, fits = bases_of(block, R, n)
-        share_bases, shares_fit = bases_of(block, CONFIDENCE, n)
-        grouped = few and fits and shares_fit
-        for k in range(n):
-            nll_rows[marks[NLL_BIN, k]] += 1
+            _weigh(block, weights, i, marks, n)
+        _pad(block, marks, n, weighted)
+        most = _mark_bins(block, nll, share, marks, n, n_bins, shift, n_classes == 2)
+        _count(pointer(nll_rows, 0), 1, pointer(marks, NLL_BIN * STRIDE), n)
+        marked = pointer(marks, LABEL * STRIDE), pointer(marks, PREDICTED * STRIDE)
         if dense:
+            p = pointer(pair_rows, 0)
             for k in range(n):
-                pair_rows[marks[LABEL, k] * n_classes + marks[PREDICTED, k]] += 1
-        for k in range(n if hard else 0):
-            rank = marks[RANK, k]
-            rank_rows[min(rank, rank_rows.size - 1)] += 1
-            bin_rows[marks[BIN, k], 1 if rank == 0 else 0] += 1
-        n_late, at = 0, pointer(totals, 0)
-        for k in range(n if grouped else 0):
-            parts, shares = split(block[R, k], bases), split(block[CONFIDENCE, k], share_bases)
-            if parts[3] and shares[3]:
-                add_parts(at, marks[LABEL, k], parts)
-                add_parts(at, n_classes + marks[BIN, k], shares)
-            else:
-                marks[LATE, n_late] = k
-                n_late += 1
-        for j in range(n_late if grouped or not hard else n):
-            k = marks[LATE, j] if grouped else j
-            add_to_group(counts, slots, spill_index, spill, marks[LABEL, k], block[R, k])
-            add_to_group(counts, slots, spill_index, spill, n_classes + marks[BIN, k], block[CONFIDENCE, k])
-            if grouped:
-                exact_sum_add(sums[R], block[R, k])
-                exact_sum_add(sums[CONFIDENCE], block[CONFIDENCE, k])
-        if grouped:
-            flush(totals, 0, slots, 0, n_classes, bases, sums[R])
-            flush(totals, n_classes, slots, n_classes, n_bins, share_bases, sums[CONFIDENCE])
-        if hard and not dense:
-            marked = pointer(marks, LABEL * STRIDE), pointer(marks, PREDICTED * STRIDE)
+                p[marked[0][k] * n_classes + marked[1][k]] += 1
+        elif hard:
             count_pairs(counts, class_rows, pair_keys, pair_rows, marked, n)
+        if hard:
+            _count(pointer(cells, 2), 4, pointer(marks, CELL * STRIDE), n)
+            for k in range(0 if by_rank else n):
+                rank_rows[min(marks[RANK, k], rank_rows.size - 1)] += 1
+            fits, low = _add_column(sums, fixed, block, marks, CONFIDENCE, n)
+            _add_to_groups(
+                pointer(cells, 0), 4, marks, CELL, HIGH, shift, block, CONFIDENCE, n, fits, low, grouped, n_classes
+            )
+            fits, low = _add_column(sums, fixed, block, marks, R, n)
+            if few:
+                _add_to_groups(pointer(totals, 0), 2, marks, LABEL, HIGH, 0, block, R, n, fits, low, grouped, 0)
+            else:
+                for k in range(n):
+                    add_to_group(*grouped, marks[LABEL, k], block[R, k])
         if n_classes == 2:
+            p = pointer(score_rows, 0)
             for k in range(n):
-                score_rows[marks[LABEL, k], marks[SCORE_BIN, k]] += 1
+                p[marks[LABEL, k] * N_SCORES + marks[SCORE_BIN, k]] += 1
         for k in range(n if weighted and hard else 0):
-            groups = counts, slots, spill_index, spill
-            s, label, j, rank = block[S, k], marks[LABEL, k], marks[BIN, k], marks[RANK, k]
-            add_to_group(*groups, weight_group + label, s)
-            add_to_group(*groups, weight_group + 2 * n_classes + marks[PREDICTED, k], s)
-            add_to_group(*groups, bin_group + j, s)
+            s, label, j, rank = block[S, k], marks[LABEL, k], marks[CELL, k] >> shift, marks[RANK, k]
+            add_to_group(*grouped, weight_group + label, s)
+            add_to_group(*grouped, weight_group + 2 * n_classes + marks[PREDICTED, k], s)
+            add_to_group(*grouped, bin_group + j, s)
             if rank == 0:
-                add_to_group(*groups, weight_group + n_classes + label, s)
-                add_to_group(*groups, bin_group + n_bins + j, s)
+                add_to_group(*grouped, weight_group + n_classes + label, s)
+                add_to_group(*grouped, bin_group + n_bins + j, s)
             for t in range(tops.size):
                 if rank < tops[t]:
-                    add_to_group(*groups, top_group + t, s)
+                    add_to_group(*grouped, top_group + t, s)
             if n_classes == 2:
-                add_to_group(*groups, score_group + label * N_SCORES + marks[SCORE_BIN, k], s)
-        _note_worst_rows(counts, worst_nll, worst_id, worst_label, block, nll, marks, n, ids, first_id)
-        _add_columns(sums, block, n, weighted, grouped)
-    return stop
+                add_to_group(*grouped, score_group + label * N_SCORES + marks[SCORE_BIN, k], s)
+        _note_worst_rows(counts, worst_nll, worst_id, worst_label, block, nll, marks, n, most, ids, first_id, i)
+        low = _square(block, n, weighted)
+        for j in range(N_SUMS if weighted else N_PLAIN):
+            if not (hard and (j == R or j == CONFIDENCE)) and (j != RR_LOW or low):
+                _add_column(sums, fixed, block, marks, j, n)
+        i += m
+        pending += m
+        if pending >= FLUSH_ROWS:
+            pending = 0
+            _flush(sums, fixed, totals, few, cells, shift, n_classes, bin_rows, rank_rows, slots)
+    _flush(sums, fixed, totals, few, cells, shift, n_classes, bin_rows, rank_rows, slots)
+    return i
 
 
 @compiled
@@ -406,7 +458,7 @@ def merge_tally(into, other):
     worst_nll, worst_id, worst_label = into.worst_nll, into.worst_id, into.worst_label
     for j in range(more[WORST_USED]):
         nll, row_id, label = other.worst_nll[j], other.worst_id[j], other.worst_label[j]
-        _note_worst(counts, worst_nll, worst_id, worst_label, nll, row_id, label)
+        note_worst(counts, worst_nll, worst_id, worst_label, nll, row_id, label)
 
 
 @inline
