@@ -464,9 +464,48 @@ def test_binary_log_loss_is_accurate(dtype, errors):
     for target in (0.0, 1.0, 0.3, 1e-30, 1 - ulp, None):
         t = (rng.random(len(p)) if target is None else np.full(len(p), target)).astype(dtype)
         for eps in (0.0, 2.0**-50, ulp, 0.01):
-            for i, got in enumerate(fastxent.binary_log_loss(p, t, eps=eps, pos_weight=2.9, reduction="none")):
-                want = reference.exact_binary_log_loss(p[i], t[i], 2.9, eps)
-                found.add(got, want, f"p = {p[i]!r}, t = {t[i]!r}, eps = {eps:g}")
+            for w in (1.0, 2.9):
+                for i, got in enumerate(fastxent.binary_log_loss(p, t, eps=eps, pos_weight=w, reduction="none")):
+                    want = reference.exact_binary_log_loss(p[i], t[i], w, eps)
+                    found.add(got, want, f"p = {p[i]!r}, t = {t[i]!r}, eps = {eps:g}, pos_weight {w}")
+    for eps in (1e-300, 1e-50, 1e-44, 1e-38):  # clips from below alone
+        got = fastxent.binary_log_loss(np.zeros(2, dtype), np.array([0, 1], dtype), eps=eps, reduction="none")
+        for t in (0, 1):
+            found.add(got[t], reference.exact_binary_log_loss(0.0, t, 1.0, eps), f"p = 0, t = {t}, eps = {eps}")
+    found.verify()
+
+
+@pytest.mark.parametrize("slow", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["short", "long"])
+@pytest.mark.skipif(not reference.WIDE_IS_WIDER, reason="needs an 80-bit long double")
+def test_binary_losses_are_accurate_over_a_sweep(slow, dtype, errors):
+    """Very many numbers, targets of either dtype, against long doubles."""
+    rng = np.random.default_rng(902)
+    n = 10_000_000 if slow else 200_000
+    z = (rng.standard_normal(n) * np.exp(rng.uniform(-20, 5, n))).astype(dtype)
+    p = rng.random(n).astype(dtype)
+    p[: n // 3] = np.exp2(rng.uniform(-120, 0, n // 3))
+    p[n // 3 : n // 2] = 1 - np.exp2(rng.uniform(-24, 0, n // 2 - n // 3))
+    p = np.clip(p, np.finfo(dtype).tiny, 1 - np.finfo(dtype).epsneg)
+    hard = rng.integers(0, 2, n)
+    soft = np.where(rng.random(n) < 0.5, rng.random(n), np.exp2(rng.uniform(-90, 0, n)))
+    wide = np.longdouble
+    for name, target in (("labels", hard.astype(dtype)), ("float32", soft.astype(np.float32)), ("float64", soft)):
+        t, zw, pw = target.astype(wide), z.astype(wide), p.astype(wide)
+        for w in (1.0, 3.7):
+            rest = np.log1p(np.exp(-np.abs(zw)))
+            want = w * t * (np.maximum(-zw, 0) + rest) + (1 - t) * (np.maximum(zw, 0) + rest)
+            got = fastxent.binary_cross_entropy(z, target, pos_weight=w, reduction="none")
+            add_worst(errors("binary_cross_entropy, sweep", name_of(dtype)), got, want, z, (name, w))
+            want = -w * t * np.log(pw) - (1 - t) * np.log1p(-pw)
+            got = fastxent.binary_log_loss(p, target, pos_weight=w, reduction="none")
+            add_worst(errors("binary_log_loss, sweep", name_of(dtype)), got, want, p, (name, w))
+
+
+def add_worst(found, got, want, x, about):
+    """Count a sweep and add its worst value."""
+    i = int(np.argmax(np.abs(got - want) / np.abs(want)))
+    found.count(len(got) - 1)
+    found.add(got[i], exact(want[i]), f"{x[i]!r}, target, pos_weight: {about}")
     found.verify()
 
 

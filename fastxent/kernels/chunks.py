@@ -9,7 +9,7 @@ Losses are made in blocks of ROWS: figures row by row (or tile by tile), then wh
 
 import numpy as np
 
-from fastxent.kernels.binary import binary_log_loss, binary_nll
+from fastxent.kernels.binary import logit_losses, probability_losses
 from fastxent.kernels.blocks import (
     EPS,
     FLAG,
@@ -298,31 +298,44 @@ def soft_log_loss_rows(
         i += m
 
 
+NUMBERS = 1024  # rows of one number that are done together
+
+
 @compiled
 def binary(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """One logit or probability a row, the target a probability."""
     view, t_view = first_view(integers), second_view(integers)
     pos_weight, is_logits, eps = reals[POS_WEIGHT], integers[FLAG] != 0, reals[EPS]
-    figures = scratch(np.float64, 6, ROWS)
-    values = scratch(np.float64, 0, ROWS)
-    factors = scratch(np.float64, 0, ROWS)
-    f, v = pointer(figures, 0), pointer(values, 0)
-    for i in range(start, stop, ROWS):
-        m = min(ROWS, stop - i)
-        p, t = strided(view, like, i), strided(t_view, t_like, i)
-        bad = -1
-        for r in range(m):
-            figures[0, r] = p[r * view[2]]
-            figures[1, r] = t[r * t_view[2]]
-            factors[r] = 1.0
-        for r in range(m):
-            good = 0.0 <= figures[1, r] <= 1.0 and (is_logits or 0.0 <= figures[0, r] <= 1.0)
-            bad = r if bad < 0 and not good else bad
-        if bad >= 0:
-            return refuse(report, i + bad, NOT_PROBABILITY)
-        for r in range(0, m, 8):
-            if is_logits:
-                store(v, r, binary_nll(load(f, r), load(f, ROWS + r), pos_weight))
-            else:
-                store(v, r, binary_log_loss(load(f, r), load(f, ROWS + r), pos_weight, eps))
+    copy, t_copy = scratch(like.dtype, 0, NUMBERS), scratch(t_like.dtype, 0, NUMBERS)
+    values = scratch(np.float64, 0, NUMBERS)
+    factors = scratch(np.float64, 0, NUMBERS)
+    v = pointer(values, 0)
+    factors[:] = 1.0
+    for i in range(start, stop, NUMBERS):
+        m = min(NUMBERS, stop - i)
+        p = adjacent(strided(view, like, i), view[2], m, pointer(copy, 0))
+        t = adjacent(strided(t_view, t_like, i), t_view[2], m, pointer(t_copy, 0))
+        if is_logits:
+            bad = logit_losses(p, t, v, m, pos_weight)
+        else:
+            bad = probability_losses(p, t, v, m, pos_weight, eps)
+        if bad:
+            r = 0
+            while 0.0 <= t[r] <= 1.0 and (is_logits or 0.0 <= p[r] <= 1.0):
+                r += 1
+            return refuse(report, i + r, NOT_PROBABILITY)
         settle(values, factors, False, m, i, sample_weight, out, sums)
+        if sample_weight.size > 0:
+            factors[:] = 1.0
+
+
+@inline
+def adjacent(p, step, m, copy):
+    """m numbers, ``step`` elements apart, as whole vectors: in place, or else copied and followed by zeros."""
+    if step == 1 and m == NUMBERS:
+        return p
+    for r in range(m):
+        copy[r] = p[r * step]
+    for r in range(m, (m + 15) & -16):
+        copy[r] = 0.0
+    return copy

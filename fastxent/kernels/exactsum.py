@@ -138,12 +138,13 @@ def _add_fixed(state, values, start, stop):
     p = pointer(values, 0)
     zero = splat(np.int64(0))
     sum_1, sum_2, outside, rest = zero, zero, zero, zero
+    one = splat(np.float64(min(stop - start, 1)))  # the compiler does not know, so a product with it stays one
     full = stop - ((stop - start) & 7)
     for i in range(start, full, 8):
-        sum_1, sum_2, outside, rest = _fixed_step(load(p, i), sum_1, sum_2, outside, rest)
+        sum_1, sum_2, outside, rest = _fixed_step(load(p, i), one, sum_1, sum_2, outside, rest)
     if full < stop:
         tail = load_some(p, full, first_lanes(stop - full, splat(0.0)), 0.0)
-        sum_1, sum_2, outside, rest = _fixed_step(tail, sum_1, sum_2, outside, rest)
+        sum_1, sum_2, outside, rest = _fixed_step(tail, one, sum_1, sum_2, outside, rest)
     if any_lane((outside >> 52) != 0) or any_lane(rest != 0):
         return False
     n = np.int64((stop - start + 7) & -8)
@@ -154,12 +155,15 @@ def _add_fixed(state, values, start, stop):
 
 
 @inline
-def _fixed_step(x, sum_1, sum_2, outside, rest):
-    """Add eight numbers. One of 2^11 or more (a NaN too) changes the exponent of BASE_1 + x; ``rest`` must stay 0."""
+def _fixed_step(x, one, sum_1, sum_2, outside, rest):
+    """Add eight numbers. One of 2^11 or more (a NaN too) changes the exponent of BASE_1 + x; ``rest`` must stay 0.
+
+    The fma takes units that the additions leave idle.
+    """
     at_1 = x + BASE_1
-    left = x - (at_1 - BASE_1)
+    left = x - fma(at_1, one, -BASE_1)
     at_2 = left + BASE_2
-    left = left - (at_2 - BASE_2)
+    left = left - fma(at_2, one, -BASE_2)
     return sum_1 + bits(at_1), sum_2 + bits(at_2), outside | (bits(at_1) ^ BASE_1_BITS), rest | bits(left)
 
 
