@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import fastxent as fx
+from fastxent.kernels import batch
 
 DTYPES = ("float32", "float64")
 SHAPES = ((37, 1), (33, 2), (50, 10), (19, 100), (5, 1000))
@@ -584,6 +585,37 @@ def test_softmax_may_overwrite_its_input(function, shape, dtype):
     other = np.zeros(shape[::-1], dtype)
     assert function(logits.T, axis=0, out=other) is other
     same_bits(other.T, function(logits))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(40, 3), (33, 10), (9, 100), (3, 1001)], ids=str)
+@pytest.mark.parametrize("function", [fx.softmax, fx.log_softmax])
+def test_softmax_past_the_caches_is_the_same(function, shape, dtype, monkeypatch):
+    logits, _, _ = example(shape, dtype)
+    expected = function(logits)
+    monkeypatch.setattr(batch, "STREAM_BYTES", 0)
+    same_bits(function(logits), expected)
+    for shift in (0, 1, 5, 31):  # the places in a cache line where a row may begin
+        memory = np.full(logits.size + 64, 7, dtype)
+        out = memory[shift : shift + logits.size].reshape(shape)
+        same_bits(function(logits, out=out), expected)
+        assert (np.delete(memory, np.s_[shift : shift + logits.size]) == 7).all()
+    wide = np.full((shape[0], shape[1] + 3), 7, dtype)
+    same_bits(function(logits, out=wide[:, 1:-2]), expected)
+    assert (wide[:, [0, -2, -1]] == 7).all()
+    same_bits(function(logits, out=np.zeros((*shape, 2), dtype)[..., 0]), expected)
+
+
+@pytest.mark.parametrize("function", [fx.softmax, fx.log_softmax])
+def test_softmax_of_rows_that_rise_or_fall_far_after_their_beginning(function):
+    for first, rest in ((-80, 0), (0, -95), (0, -np.inf), (-np.inf, 0), (-7000, 0)):
+        z = np.full((2, 200_000), rest, np.float32)
+        z[:, :64] = first
+        z[1] = z[1, ::-1]
+        np.testing.assert_allclose(function(z), function(z.astype(np.float64)), rtol=3e-7, atol=1e-45)
+    z = np.zeros((1, 1000), np.float32)
+    z[0, 500] = np.nan
+    assert np.isnan(function(z)).all()
 
 
 # ---- memory ----

@@ -56,6 +56,9 @@ from fastxent.threads import team
 # thread reads 32 KiB.
 SERIAL_ELEMENTS = 1 << 15
 CHUNKS_PER_THREAD = 8
+# An output of so many bytes is written past the caches: it would push out more than it leaves, and a line that is
+# written whole need not be read first.
+STREAM_BYTES = 1 << 25
 
 _NO_LABELS = np.empty(0, np.int64)
 _NO_REALS = np.empty(0)
@@ -363,7 +366,9 @@ def log_softmax(z, temperature, out):
 def _same_shape(chunk, z, temperature, out):
     wide = _wide_enough(z, temperature)
     result = out if wide is z else np.empty(z.shape)
-    status = Call(chunk, wide, result, settings(z.shape[2], False, 0, temperature), z.size).run()
+    streaming = result.nbytes >= STREAM_BYTES and result.flags.aligned and not np.may_share_memory(wide, result)
+    options = settings(z.shape[2], temperature=temperature, flag=streaming)
+    status = Call(chunk, wide, result, options, z.size).run()
     if result is not out:
         out[...] = rounded(result, out.dtype)
     return status

@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 
-from fastxent.kernels import elementary
 from fastxent.kernels.blocks import (
     DISTRIBUTION_TOL,
+    FLAG,
     KIND,
     SCALE,
     SCALE_LOW,
@@ -24,25 +24,25 @@ from fastxent.kernels.blocks import (
     strided,
 )  # fmt: skip
 from fastxent.kernels.divergence import divergence, divergence_of_logits
-from fastxent.kernels.elementary import LN_2, exp_shifted, exp_shifted_over, exp_times
-from fastxent.kernels.figures import LABELS, left_out, nll_of, row_figures, row_sum, tile_figures, top_figures
+from fastxent.kernels.figures import LABELS, left_out, nll_of, row_figures, tile_figures, top_figures
 from fastxent.kernels.finish import log_sum
 from fastxent.kernels.jit import compiled, inline
-from fastxent.kernels.memory import (
-    load,
-    load_some,
-    load_some_double,
-    offset,
-    pointer,
-    scratch,
-    store,
-    store_some,
-    store_some_double,
-)  # fmt: skip
+from fastxent.kernels.memory import load, offset, pointer, scratch, store_some, streamed
 from fastxent.kernels.narrow import room
 from fastxent.kernels.probabilities import LOGITS, information
-from fastxent.kernels.rows import floor_exponent, lanes, two_words
-from fastxent.kernels.simd import any_lane, fill, first_lanes, fma, maximum, select, splat
+from fastxent.kernels.rows import exp_sum_over
+from fastxent.kernels.simd import fill, first_lanes
+from fastxent.kernels.softmax import (
+    SPARE,
+    inverse,
+    keep_terms,
+    log_softmax_row,
+    logarithm,
+    others,
+    share,
+    softmax_row,
+    write_row,
+)  # fmt: skip
 from fastxent.kernels.tiles import ROWS, TILE_SIZE
 
 NEAR_ELEMENTS = 1 << 14  # rows that are read twice are taken so many elements at a time: they stay in the cache
@@ -100,8 +100,10 @@ def softmax(start, stop, like, t_like, integers, reals, labels, class_weight, sa
     """e^(z/T) over its sum, written in the logits' type; the output may be the logits."""
     view, o_view, n = first_view(integers), second_view(integers), integers[N]
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
+    streaming = integers[FLAG] != 0 and o_view[3] == 1
     buffer, apart = copy_buffer(view, like, n, 0), np.empty(n if o_view[3] != 1 else 0, like.dtype)
-    spare = room(like, 32)
+    kept, spare = room(like, n + SPARE), room(like, 32)
+    terms = pointer(kept, 0)
     i = start
     while i < stop:
         m = min(block_rows(view, i, stop, n, 0), block_rows(o_view, i, stop, n, n))
@@ -109,89 +111,60 @@ def softmax(start, stop, like, t_like, integers, reals, labels, class_weight, sa
         o = strided(o_view, like, i)
         for r in range(m):
             row = offset(p, r * step)
-            a, k, s, plain = row_sum(row, n, -1, scale, scale_low)
             target = offset(o, r * o_view[2]) if o_view[3] == 1 else pointer(apart, 0)
-            softmax_row(row, n, a, k, s, plain, scale, scale_low, target, pointer(spare, 0))
+            a, served = 0.0, False
+            if scale == 1.0:
+                a, _, _, served = keep_terms(row, n, terms)
+            if served:
+                write_row(share, inverse(row, a), terms, n, target, streaming)
+            else:
+                a, k, s = exp_sum_over(row, n, -1, scale, scale_low)
+                softmax_row(row, n, a, k, s, scale, scale_low, target, pointer(spare, 0))
             for j in range(apart.size):
                 o[r * o_view[2] + j * o_view[3]] = target[j]
         i += m
+    streamed()
 
 
 @compiled
 def log_softmax(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
-    """Its logarithm, rounded once, from float64."""
+    """Its logarithm."""
     view, o_view, n = first_view(integers), second_view(integers), integers[N]
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
+    streaming = integers[FLAG] != 0 and o_view[3] == 1
     figures = scratch(np.float64, 6, ROWS)
     values = scratch(np.float64, 0, ROWS)
     buffer, apart = copy_buffer(view, like, n, 0), np.empty(n if o_view[3] != 1 else 0, like.dtype)
+    kept = room(like, n + SPARE)
+    terms = pointer(kept, 0)
     i = start
     while i < stop:
         m = min(block_rows(view, i, stop, n, 0), block_rows(o_view, i, stop, n, n))
         m = min(m, max(8, NEAR_ELEMENTS // n))  # what is read again should still be near
         p, step = row_block(view, like, i, m, n, buffer)
         for r in range(m):
-            top_figures(offset(p, r * step), n, r, scale, scale_low, figures)
+            row = offset(p, r * step)
+            a, k, top, served = 0.0, 0.0, 0.0, False
+            if scale == 1.0:
+                a, k, top, served = keep_terms(row, n, terms)
+            if served:
+                a, k = others(row, n, terms, a, k, top)
+                figures[0, r], figures[1, r], figures[2, r], figures[3, r] = a, k, 0.0, top
+            else:
+                top_figures(row, n, r, scale, scale_low, figures)
         nll_of(figures, values, m, scale, scale_low)
         o = strided(o_view, like, i)
         for r in range(m):
+            row, top = offset(p, r * step), figures[3, r]
             target = offset(o, r * o_view[2]) if o_view[3] == 1 else pointer(apart, 0)
-            log_softmax_row(offset(p, r * step), n, figures[3, r], values[r], scale, scale_low, target)
+            if scale == 1.0 and top == top:
+                write_row(logarithm, (fill(row, top), fill(row, values[r])), row, n, target, streaming)
+            else:
+                log_softmax_row(row, n, top, values[r], scale, scale_low, target)
             for j in range(apart.size):
                 o[r * o_view[2] + j * o_view[3]] = target[j]
         i += m
-
-
-@inline
-def softmax_row(p, n, a, k, s, plain, scale, scale_low, target, spare):
-    """q_j = e^(z_j/T) / (e^(s/T)·2^k·a), from exp_sum's figures over all classes (plain: exp_sum's own).
-
-    Terms below the floor of the type's exponents are done in float64, one by one: q may be smaller than that. ``spare``
-    has room for 32 elements.
-    """
-    width = lanes(p)
-    if not a > 0.0:
-        for j in range(n):
-            target[j] = math.nan
-        return
-    magic = fill(p, elementary.rounding(p) - k * (elementary.steps(p) if plain else 1.0))
-    floor = fill(p, (k + floor_exponent(p)) * LN_2 / scale)
-    lowest = (k - 1100.0) * LN_2 / scale
-    factor, factor_low = two_words(p, scale, scale_low)
-    total = fill(p, a)
-    inverse = fill(p, 1.0) / total
-    for i in range(0, n, width):
-        here = first_lanes(n - i, floor)
-        v = load(p, i) if i + width <= n else load_some(p, i, here, 0.0)
-        x = v if plain else v - s
-        near = maximum(x, floor)
-        e = exp_shifted(near, magic) if plain else exp_shifted_over(near, factor, factor_low, magic)
-        q = e * inverse
-        q = fma(fma(-q, total, e), inverse, q)  # e / total, rounded but once: a class alone gets exactly 1
-        low = (x < floor) & here
-        if any_lane(low):
-            store(spare, 0, x)
-            store(spare, width, floor)
-            for j in range(min(width, n - i)):
-                if spare[j] < spare[width]:
-                    difference = np.float64(p[i + j]) - s
-                    small = exp_times(1.0 / a, max(difference, lowest), 0.0, scale, scale_low, -k)
-                    target[i + j] = small if difference > lowest else 0.0
-            store_some(target, i, here & ~low, q)
-        elif i + width <= n:
-            store(target, i, q)
-        else:
-            store_some(target, i, here, q)
-
-
-@inline
-def log_softmax_row(p, n, top, top_nll, scale, scale_low, target):
-    """ln q_k = (z_k - top)/T - (-ln q_top): two terms of one sign."""
-    for j in range(0, n, 8):
-        here = first_lanes(n - j, splat(0.0))
-        x = load_some_double(p, j, here, 0.0) - top
-        scaled = x * scale
-        store_some_double(target, j, here, select(x > -math.inf, fma(x, scale_low, scaled), scaled) - top_nll)
+    streamed()
 
 
 @compiled

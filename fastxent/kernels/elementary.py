@@ -58,9 +58,11 @@ MODERATE = 512.0
 # at which terms are floored: far below what counts, still a normal number.
 HEADROOM32, FLOOR32 = 118, -125
 HEADROOM64, FLOOR64 = 990, -1020
-# exponent_bits of a term as far above: a row that holds more is done again.
+# exponent_bits of terms as far above and below: a row that goes beyond is done again.
 HIGHEST32 = int((ROUND32 + np.float32(8 * HEADROOM32)).view(np.int32))
 HIGHEST64 = int(np.float64(ROUND64 + 8 * HEADROOM64).view(np.int64))
+LOWEST32 = int((ROUND32 + np.float32(8 * FLOOR32)).view(np.int32))
+LOWEST64 = int(np.float64(ROUND64 + 8 * FLOOR64).view(np.int64))
 
 
 @inline

@@ -4,11 +4,13 @@ A pointer is Numba's CPointer to float32, float64 or int64, or narrow.py's to fl
 stores float32; indices count elements; any alignment will do.
 """
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastxent.kernels.jit import inline
 from fastxent.kernels.narrow import NarrowPointer, pointer_type, round_lanes, stored, widen_lanes
 from fastxent.kernels.simd import (
     INTEGER_OF,
@@ -26,7 +28,8 @@ from fastxent.kernels.simd import (
 
 __all__ = [
     "address", "borrowed", "load", "load_double", "load_integers", "load_some", "load_some_double", "offset",
-    "pointer", "prefetch", "scratch", "store", "store_double", "store_some", "store_some_double", "transpose",
+    "pointer", "prefetch", "scratch", "store", "store_double", "store_some", "store_some_double",
+    "store_streaming", "streamed", "to_aligned", "transpose",
 ]  # fmt: skip
 
 
@@ -211,6 +214,54 @@ def store(typingctx, p, i, value):
         return context.get_dummy_value()
 
     return types.none(p, i, value), build
+
+
+@intrinsic
+def store_streaming(typingctx, p, i, value):
+    """The same past the caches, to a place that is aligned to the vector's size: see to_aligned."""
+
+    def build(context, builder, sig, args):
+        kind = value.of(stored(p))
+        at, _ = _place(context, builder, sig, args, kind)
+        written = _written(context, builder, args[2], value, p)
+        instruction = builder.store(written, at, align=kind.lanes * stored(p).bitwidth // 8)
+        one = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+        instruction.set_metadata("nontemporal", one)
+        return context.get_dummy_value()
+
+    return types.none(p, i, value), build
+
+
+@intrinsic
+def streamed(typingctx):
+    """What store_streaming wrote is there for other threads too."""
+
+    def build(context, builder, sig, args):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.none(), build
+
+
+@intrinsic
+def _number(typingctx, p):
+    return types.uint64(p), lambda context, builder, sig, args: builder.ptrtoint(args[0], ir.IntType(64))
+
+
+@intrinsic
+def _stored_size(typingctx, p):
+    size = stored(p).bitwidth // 8
+    return types.uint64(p), lambda context, builder, sig, args: ir.Constant(ir.IntType(64), size)
+
+
+@inline
+def to_aligned(p, lanes):
+    """How many elements after the pointer a place is that is aligned to a vector of so many elements.
+
+    The pointer is aligned to its elements.
+    """
+    size = _stored_size(p)
+    return np.int64((lanes - _number(p) // size % np.uint64(lanes)) % np.uint64(lanes))
 
 
 @intrinsic
