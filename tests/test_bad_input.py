@@ -278,7 +278,7 @@ def test_a_bad_probability_is_named_wherever_it_stands(c, dtype):
     p, z, labels = np.full((20, c), 1 / c, dtype), np.zeros((20, c), dtype), np.zeros(20, int)
     p[3, 1] = -0.0
     p[3, 0] = 2 / c
-    for k in range(c):
+    for k in range(c) if c < 20 else (0, 15, 16, 63, c - 17, c - 2, c - 1):
         for bad in (-1e-3, 1.5, math.nan, math.inf):
             wrong = p.copy()
             wrong[7:9, k] = bad

@@ -41,10 +41,11 @@ from fastxent.kernels.blocks import (
 )  # fmt: skip
 from fastxent.kernels.figures import LABELS, nll_of, row_figures, tile_figures
 from fastxent.kernels.jit import compiled, inline
-from fastxent.kernels.memory import load, offset, pointer, scratch, store
+from fastxent.kernels.memory import load, offset, pointer, prefetch, scratch, store
 from fastxent.kernels.narrow import read_type, room
 from fastxent.kernels.probabilities import clipped_log_loss, probability_sum, soft_log_loss, soft_nll
 from fastxent.kernels.probability_blocks import row_probabilities, sums_at_fault, tile_probabilities
+from fastxent.kernels.simd import any_lane, splat
 from fastxent.kernels.soft import smoothed_figures, soft_figures
 from fastxent.kernels.tiles import ROWS, TILE_CLASSES, TILE_SIZE
 
@@ -164,6 +165,29 @@ def soft_cross_entropy(
         i += m
 
 
+# How many rows ahead a label's entry is asked for: as many cache lines as a core waits for at a time, and a few.
+ENTRIES_AHEAD = 32
+
+
+@inline
+def read_entries(p, view, label, labels, i, m, stop, values):
+    """-ln q of the labels of m rows from row i on, 0 where a label is -1. Returns whether one of them is not >= 0.
+
+    Each entry is a cache line of its own, so it is asked for some rows earlier: by a label that may not have been
+    checked, but any address may be asked for.
+    """
+    y, v, following = pointer(label, 0), pointer(values, 0), pointer(labels, i)
+    last = stop - 1 - i
+    for r in range(m):
+        after = min(r + ENTRIES_AHEAD, last)
+        prefetch(p, after * view[2] + following[after] * view[3])
+        v[r] = -np.float64(p[r * view[2] + y[r] * view[3]]) if y[r] >= 0 else 0.0
+    wrong = splat(0.0) > 0.0
+    for r in range(0, m, 8):
+        wrong = wrong | (~(load(v, r) >= 0.0) & (load(y, r) >= 0))
+    return any_lane(wrong)
+
+
 @compiled
 def hard_nll(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """Log-probabilities and class indices: the labels' entries alone are read."""
@@ -178,11 +202,9 @@ def hard_nll(start, stop, like, t_like, integers, reals, labels, class_weight, s
         bad = read_labels(labels, i, m, n, has_ignore, ignore_index, label)
         if bad >= 0:
             return refuse(report, bad, LABEL)
-        p = strided(view, like, i)
-        for r in range(m):
-            if label[r] >= 0:
-                values[r] = -np.float64(p[r * view[2] + label[r] * view[3]])
-                if not values[r] >= 0.0:
+        if read_entries(strided(view, like, i), view, label, labels, i, m, stop, values):
+            for r in range(m):
+                if label[r] >= 0 and not values[r] >= 0.0:
                     return refuse(report, i + r, POSITIVE_LOG_PROB)
         settle_labels(values, label, m, i, class_weight, sample_weight, True, factors, out, sums)
         i += m

@@ -121,14 +121,20 @@ def sums_around(terms, p, t, n, top, first, k, grain, scale, scale_low, spread):
     down, base = fill(p, -raised(p)), fill(p, top * raised(p))
     zero = splat(0.0)
     total, low, loss, loss_low, mass, mass_low, away, away_low = zero, zero, zero, zero, zero, zero, zero, zero
-    lowest = fill(p, 0.0)
+    masked, level, nothing = fill(p, -math.inf), fill(p, top), fill(p, 0.0)
+    lowest = nothing
     own = first // block * block
     further = n if n <= NEXT_ROW else ahead(p)
     for i in range(0, n, block):
         for j in range(4):
             prefetch(p, i + further + j * width)
             prefetch(t, i + ahead(p) + j * width)
-        if i == own or i + block > n:
+        if n - i <= width:  # all that is left, or all there is
+            a, a_z, a_t = part(p, i, n, first), some(p, i, n, top), some(t, i, n, 0.0)
+            b, c, d = masked, masked, masked
+            b_z, c_z, d_z = level, level, level
+            b_t, c_t, d_t = nothing, nothing, nothing
+        elif i == own or i + block > n:
             a, b = part(p, i, n, first), part(p, i + width, n, first)
             c, d = part(p, i + 2 * width, n, first), part(p, i + 3 * width, n, first)
             a_z, b_z = some(p, i, n, top), some(p, i + width, n, top)
