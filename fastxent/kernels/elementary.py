@@ -104,12 +104,20 @@ def _expm1_tail64(r):
 
 # The bits of 2^(j/8), less j << 20: rounding to eighths leaves n = 8·m + j, and adding n << 20 adds m to the exponent.
 # In float64 it is << 49. (ci/derive_constants.py)
-_EIGHTHS = [
+EIGHTHS = [
     1.0, 1.0905077326652577, 1.189207115002721, 1.2968395546510096,
     1.4142135623730951, 1.5422108254079407, 1.681792830507429, 1.8340080864093424,
 ]  # fmt: skip
-_eighth_powers32 = simd.table([int(np.float32(x).view(np.int32)) - (j << 20) for j, x in enumerate(_EIGHTHS)])
-_eighth_powers64 = simd.table([int(np.float64(x).view(np.int64)) - (j << 49) for j, x in enumerate(_EIGHTHS)])
+_eighth_powers32 = simd.table([int(np.float32(x).view(np.int32)) - (j << 20) for j, x in enumerate(EIGHTHS)])
+_eighth_powers64 = simd.table([int(np.float64(x).view(np.int64)) - (j << 49) for j, x in enumerate(EIGHTHS)])
+
+
+# (e^r - 1 - r) / r^2 on [-ln 2 / 16, ln 2 / 16], the highest power first.
+EXPM1_OVER32 = 0.16668233841002621368, 0.50007836012019416963
+EXPM1_OVER64 = (
+    0.00019842306310742700174, 0.0013889821716398000538, 0.0083333333217604257316,
+    0.041666666562509769341, 0.16666666666667010296, 0.50000000000003092689,
+)  # fmt: skip
 
 
 @inline
@@ -119,7 +127,7 @@ def _exp_shifted32(x, magic):
     n = t - magic
     r = fma(n, np.float32(-LN2_LOW32 / 8.0), fma(n, np.float32(-LN2_HIGH32 / 8.0), x))
     power = from_bits(_eighth_powers32(bits(t)) + (bits(t) << 20))
-    q = fma(r, np.float32(0.16668233841002621368), np.float32(0.50007836012019416963))
+    q = fma(r, np.float32(EXPM1_OVER32[0]), np.float32(EXPM1_OVER32[1]))
     return fma(power, fma(q, r, np.float32(1.0)) * r, power)
 
 
@@ -130,11 +138,11 @@ def _exp_shifted64(x, magic):
     n = t - magic
     r = fma(n, -LN2_LOW64 / 8.0, fma(n, -LN2_HIGH64 / 8.0, x))
     power = from_bits(_eighth_powers64(bits(t)) + (bits(t) << 49))
-    q = fma(r, 0.00019842306310742700174, 0.0013889821716398000538)
-    q = fma(q, r, 0.0083333333217604257316)
-    q = fma(q, r, 0.041666666562509769341)
-    q = fma(q, r, 0.16666666666667010296)
-    q = fma(q, r, 0.50000000000003092689)
+    q = fma(r, EXPM1_OVER64[0], EXPM1_OVER64[1])
+    q = fma(q, r, EXPM1_OVER64[2])
+    q = fma(q, r, EXPM1_OVER64[3])
+    q = fma(q, r, EXPM1_OVER64[4])
+    q = fma(q, r, EXPM1_OVER64[5])
     return fma(power, fma(q, r, 1.0) * r, power)
 
 

@@ -8,7 +8,7 @@ Leaving one term (the label's, or the largest) out of the sum and of the referen
 
 keeps full relative accuracy from 1e-300 to 1e300: nothing cancels.
 
-Terms are summed in float64: float32 ones as a tree of at most four first, float64 ones with TwoSum (Knuth, TAOCP 2,
+Terms are summed in float64: float32 ones by at most four first, float64 ones with TwoSum (Knuth, TAOCP 2,
 4.2.2). The order is a function of the type and of n alone.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 from numba.extending import overload
 
 from fastxent.kernels import elementary
-from fastxent.kernels.elementary import LN_2, MODERATE, exp_shifted, exp_shifted_over, exponent_at, exponent_bits
+from fastxent.kernels.elementary import LN_2, MODERATE, exp_shifted, exp_shifted_over, exponent_at
 from fastxent.kernels.jit import inline
 from fastxent.kernels.memory import load, load_some, load_some_double, prefetch
 from fastxent.kernels.simd import (
@@ -38,6 +38,7 @@ from fastxent.kernels.simd import (
     select,
     splat,
 )  # fmt: skip
+from fastxent.kernels.term_sums import exceeds, four_terms, nothing_seen, term_constants
 
 lanes = by_type(16, 8)
 highest_bits = by_type(elementary.HIGHEST32, elementary.HIGHEST64)
@@ -90,7 +91,7 @@ def exp_sum(p, n, y):
     """A and k of a row without class y (-1: of all classes), for T = 1 and s = 0, reading the row once.
 
     The reference is the largest of the row's first block. Last comes whether that served: not for a row that rises
-    above it by more than the format's headroom, or is far from 0, or holds a NaN or +inf: exp_sum_over takes those.
+    above it by more than exponents hold, or is far from 0, or holds a NaN or +inf: exp_sum_over takes those.
     """
     width = lanes(p)
     block = 4 * width
@@ -103,7 +104,7 @@ def exp_sum(p, n, y):
     k = exponent_at(reference)
     magic = fill(p, elementary.rounding(p) - k * elementary.steps(p))
     floor = fill(p, (k + floor_exponent(p)) * LN_2)
-    highest = bits(fill(p, 0.0))
+    constants, seen = term_constants(magic), nothing_seen(p)
     total, low = splat(0.0), splat(0.0)
     masked = y // block * block if y >= 0 else -1
     for i in range(0, n, block):
@@ -115,17 +116,16 @@ def exp_sum(p, n, y):
         else:
             a, b, c, d = load(p, i), load(p, i + width), load(p, i + 2 * width), load(p, i + 3 * width)
         a, b, c, d = maximum(a, floor), maximum(b, floor), maximum(c, floor), maximum(d, floor)
-        highest = maximum(highest, maximum(exponent_bits(a, magic), exponent_bits(b, magic)))
-        highest = maximum(highest, maximum(exponent_bits(c, magic), exponent_bits(d, magic)))
-        a, b, c, d = exp_shifted(a, magic), exp_shifted(b, magic), exp_shifted(c, magic), exp_shifted(d, magic)
-        total, low = add_terms(total, low, (a + b) + (c + d))
+        terms, found = four_terms(a, b, c, d, constants)
+        seen = seen | found
+        total, low = add_terms(total, low, terms)
     a = add_reduce(total + low)
-    return a, k, a == a and not any_lane(highest > highest_bits(p))
+    return a, k, a < math.inf and not exceeds(seen, p)
 
 
 @inline
 def near_one(a, k):
-    """The same a·2^k with a at most LARGEST_SUM. exp_sum's may be as large as its headroom allows."""
+    """The same a·2^k with a at most LARGEST_SUM. exp_sum's may be as large as the format's exponents allow."""
     if a > LARGEST_SUM:
         n = (bits(a) >> 52) - 1023
         a, k = from_bits(bits(a) - (n << 52)), k + n
