@@ -28,6 +28,7 @@ KERNELS = [
     ("chunks", "hard_cross_entropy_tiles", "float64"),
     ("chunks", "soft_cross_entropy", "float32"),
     ("chunks", "hard_log_loss", "float32"),
+    ("chunks", "hard_log_loss_tiles", "float32"),
     ("chunks", "binary", "float32"),
     ("distributions", "logsumexp", "float32"),
     ("distributions", "softmax", "float32"),
@@ -202,18 +203,16 @@ def compile_kernels() -> dict[str, list[Loop]]:
     from importlib import import_module
 
     import numpy as np
-    from numba import typeof
+    from numba import typeof, types
 
     from fastxent.kernels import batch
-    from fastxent.kernels.exactsum import STATE_SIZE
 
     found = {}
     for module, name, dtype in KERNELS:
         kernel = getattr(import_module(f"fastxent.kernels.{module}"), name)
-        z = np.zeros((1, 2, 3), "int16" if dtype == "bfloat16" else dtype)  # kernels see its bits
-        call = batch.Call(z, z, n_classes=3)
-        data = call.like, call.second_like, call.integers, *call._data(), np.empty(0)
-        signature = tuple(typeof(x) for x in (0, 1, *data, np.zeros((2, STATE_SIZE), int), np.zeros(2, int)))
+        stored = np.dtype("int16" if dtype == "bfloat16" else dtype)  # whose bits kernels see as these
+        matrix = typeof(batch.TYPES[stored])
+        signature = (types.int64, types.int64, matrix, matrix, *batch._DATA, types.int64[:, ::1], batch._INTEGERS)
         kernel.compile(signature)
         found[f"{name} {dtype}"] = hot_loops(kernel.inspect_asm(signature))
     return found

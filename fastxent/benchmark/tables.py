@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fastxent.benchmark.contenders import WORKS
@@ -33,9 +33,9 @@ def results(rows: Sequence[Row], *, narrow: bool = False) -> Sheet:
     """
     if narrow:
         head = ["case", "GB/s", "of limit", "time of others / ours"]
-        return Sheet(head, [[row.case.name, *_speed(row)[::2], _others(row)] for row in rows], 1)
+        return Sheet(head, [[row.case.name, *_speed(row)[::3], _others(row)] for row in rows], 1)
     peers = list(dict.fromkeys(peer for row in rows for peer in WORKS[row.case.work].peers))
-    head = ["work", "dtype", "rows x classes", "time", "GB/s", "limit GB/s", "of limit", *peers]
+    head = ["work", "dtype", "rows x classes", "time", "GB/s", "limit", "read", "of limit", *peers]
     lines = []
     for row in rows:
         case = row.case
@@ -55,8 +55,9 @@ def fitting(rows: Sequence[Row]) -> Sheet:
 
 def _speed(row: Row) -> list[str]:
     if row.case.limit == "empty call":  # the time of a call, not of memory
-        return ["", "", f"{row.share:.2f}"]
-    return [f"{row.gb_per_s:.1f}", f"{row.limit_gb_per_s:.1f}", f"{row.share:.2f}"]
+        return ["", "", "", f"{row.share:.2f}"]
+    read = "" if row.read_gb_per_s is None else f"{row.read_gb_per_s:.1f}"
+    return [f"{row.gb_per_s:.1f}", f"{row.limit_gb_per_s:.1f}", read, f"{row.share:.2f}"]
 
 
 def _ratio(row: Row, peer: str) -> str:
@@ -145,13 +146,16 @@ def bar(share: float) -> str:
     return (BLOCKS[8] * (eighths // 8) + BLOCKS[eighths % 8]).rstrip().ljust(BAR_CELLS)[:BAR_CELLS]
 
 
-def legend(rows: Iterable[Row]) -> str:
+def legend(rows: Sequence[Row]) -> str:
     """What the columns mean, and what was noticed."""
     lines = [
         "time, GB/s: fastxent's. limit: the fastest plain sum of the same bytes, labels and targets counted; for "
         "softmax a copy, for nll a plain gather of the labels' entries, for a small call an empty jitted call. "
+        "read: a read of the same bytes that prefetches. Both in GB/s. "
         "Other columns: how many times as long that library takes (jax: jitted; torchmetrics: on torch)."
     ]
+    if not all(row.large or row.case.cached or row.case.limit == "empty call" for row in rows):
+        lines.append("Inputs below 1 GB: a cache may hold them, and then delivers the limit too.")
     missing: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         lines += row.notes
