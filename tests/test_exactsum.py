@@ -29,7 +29,7 @@ from fastxent.kernels.exactsum import (
 
 INF, NAN = math.inf, math.nan
 TINY, HUGE = 5e-324, 1.7976931348623157e308
-# Lengths around every boundary of the block's fast path: the short path, one vector, the tail, the chunk.
+# Lengths around every boundary of the block's paths: one by one, one vector, the tail, the chunk.
 LENGTHS = [*range(71), 127, 128, 129, 1000, 1016, 1023, 1024, 1025, 1031, 1032, 2047, 2048, 2049, 5000]
 
 
@@ -144,8 +144,19 @@ def test_every_level_filled_to_its_bound(sign, exponent):
         assert exact_sum_fraction(block_state(values)) == sum(map(Fraction, values.tolist()))
 
 
-# Around what the fixed-point path takes: below 2^11, a multiple of 2^-91.
-EDGES = [2.0**11, 2.0**-40, 2.0**-41, 2.0**-91, 2.0**-92, 1.5 * 2.0**-41, 2.0**11 - 2.0**-40]
+# Around what fixed point takes: below 2^11, a multiple of 2^-91 or 2^-142.
+EDGES = [
+    2.0**11,
+    2.0**-40,
+    2.0**-41,
+    2.0**-91,
+    2.0**-92,
+    1.5 * 2.0**-41,
+    2.0**11 - 2.0**-40,
+    2.0**-142,
+    1.5 * 2.0**-92,
+    2.0**-143,
+]
 
 
 @pytest.mark.parametrize("edge", EDGES)
@@ -275,6 +286,12 @@ def test_one_special_value_at_every_position(special):
         changed[i] = special
         expected = math.fsum(changed)
         assert bits(block_sum(changed)) == bits(NAN if math.isnan(expected) else expected)
+
+
+@pytest.mark.parametrize("values", [[HUGE] * 2, [HUGE] * 3 + [-math.nextafter(HUGE, 0)], [HUGE] * 40, [HUGE, 2.0**970]])
+def test_a_sum_past_the_largest_number_is_infinite(values):
+    assert block_sum(values) == scalar_sum(values) == rounded(sum(map(Fraction, values))) == INF
+    assert block_sum([-x for x in values]) == -INF
 
 
 def test_infinities_are_counted_not_added_up():

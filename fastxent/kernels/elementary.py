@@ -68,17 +68,21 @@ LOWEST64 = int(np.float64(ROUND64 + 8 * FLOOR64).view(np.int64))
 @inline
 def _exp_tail32(r):
     """e^r on [-ln 2 / 2, ln 2 / 2] in float32; polynomial 2^-28."""
-    return fma(_expm1_over32(r), r, np.float32(1.0))
-
-
-@inline
-def _expm1_over32(r):
-    """(e^r - 1) / r on the same interval."""
     q = fma(r, np.float32(0.0013814467059326510579), np.float32(0.0083687804111805336497))
     q = fma(q, r, np.float32(0.041668394210893869329))
     q = fma(q, r, np.float32(0.16666520107819589424))
     q = fma(q, r, np.float32(0.49999993412501565687))
-    return fma(q, r, np.float32(1.0))
+    return fma(fma(q, r, np.float32(1.0)), r, np.float32(1.0))
+
+
+@inline
+def _expm1_tail32(r):
+    """e^r - 1 on the same interval: the same polynomial by Estrin's scheme, for loops that wait for its result."""
+    r2 = r * r
+    low = fma(r, np.float32(0.16666520107819589424), np.float32(0.49999993412501565687))
+    high = fma(r, np.float32(0.0083687804111805336497), np.float32(0.041668394210893869329))
+    high = fma(r2, np.float32(0.0013814467059326510579), high)
+    return fma(r2, fma(r2, high, low), r)
 
 
 @inline
@@ -193,7 +197,7 @@ def _times_exp32(factor, x, scale, scale_low, magic):
     r = fma(x, scale_low, fma(x, scale, n * np.float32(-LN2_HIGH32)))
     r = fma(n, np.float32(-LN2_LOW32), r)
     power = from_bits(bits(factor) + (bits(t) << 23))
-    return fma(power, _expm1_over32(r) * r, power)
+    return fma(power, _expm1_tail32(r), power)
 
 
 @inline
@@ -374,16 +378,15 @@ def log_parts32(f, n):
 
 @inline
 def _log1p_tail32(f):
-    """ln(1 + f) on the same interval."""
-    p = fma(f, np.float32(-0.076217575174591502325), np.float32(0.12904460689969823293))
-    p = fma(p, f, np.float32(-0.13243009362773707584))
-    p = fma(p, f, np.float32(0.14181822827805632441))
-    p = fma(p, f, np.float32(-0.16609079961983028453))
-    p = fma(p, f, np.float32(0.20001973947202686072))
-    p = fma(p, f, np.float32(-0.25001583056512342989))
-    p = fma(p, f, np.float32(0.33333325692914426599))
-    p = fma(p, f, np.float32(-0.4999998834551794283))
-    return fma(f * f, p, f)
+    """ln(1 + f) on the same interval, by Estrin's scheme: loops wait for its result."""
+    f2 = f * f
+    a = fma(f, np.float32(0.33333325692914426599), np.float32(-0.4999998834551794283))
+    b = fma(f, np.float32(0.20001973947202686072), np.float32(-0.25001583056512342989))
+    c = fma(f, np.float32(0.14181822827805632441), np.float32(-0.16609079961983028453))
+    d = fma(f, np.float32(0.12904460689969823293), np.float32(-0.13243009362773707584))
+    d = fma(f2, np.float32(-0.076217575174591502325), d)
+    p = fma(fma(d, f2, c), f2 * f2, fma(b, f2, a))
+    return fma(f2, p, f)
 
 
 # --- float64 with the polynomials of float32: its range, and no rounding to speak of ----------------------------------

@@ -14,8 +14,8 @@ import fractions
 import numpy as np
 
 from fastxent.kernels.jit import compiled, inline
-from fastxent.kernels.memory import load, load_some, pointer
-from fastxent.kernels.simd import add_reduce, any_lane, bits, first_lanes, fma, from_bits, max_reduce, maximum, splat
+from fastxent.kernels.memory import load, load_some, offset, pointer
+from fastxent.kernels.simd import add_reduce, any_lane, bits, first_lanes, fma, from_bits, splat
 
 # Limb k counts units of 2^(32k - 1074). The largest float64 touches limb 65; two more take 2^60 additions' carries.
 N_LIMBS = 68
@@ -108,63 +108,64 @@ def exact_sum_add(state, x):
 CHUNK = 1024  # numbers of a block that are added together
 SHORT = 24  # fewer numbers are faster one by one
 
+# A block is summed in fixed point. Adding BASE_1, whose last bit is 2^-40, rounds a number below 2^11 to a multiple of
+# that, which the sum's bits hold as an integer beside BASE_1's own; what was rounded off is exact, at most 2^-41, and
+# goes to BASE_2, and from there to BASE_3. Integers are summed: 1024 of them, each below 2^51, stay within 64 bits; a
+# base's bits, as many times, are taken off modulo 2^64. Losses nearly always are multiples of 2^-91, which takes two
+# bases; float64 losses from 2^-90 up, multiples of 2^-142, take three; the rest is added one by one.
+FINE_1, FINE_2, FINE_3 = 40, 91, 142
+BASE_1, BASE_2, BASE_3 = (1.5 * 2.0 ** (52 - fine) for fine in (FINE_1, FINE_2, FINE_3))
+BASE_1_BITS, BASE_2_BITS, BASE_3_BITS = (int(np.float64(base).view(np.int64)) for base in (BASE_1, BASE_2, BASE_3))
+
 
 @compiled
 def exact_sum_add_block(state, values, n):
     """Add values[:n], contiguous float64, to a state, int64[STATE_SIZE]: exactly, so as one by one in any order."""
+    p = pointer(values, 0)
     start = 0
     while n - start >= SHORT:
-        stop = min(n, start + CHUNK)
-        if not _add_fixed(state, values, start, stop):
-            whole = start + ((stop - start) & -8)
-            _add_chunk(state, values, start, whole)
-            _add_each(state, values, whole, stop)
-        start = stop
-    _add_each(state, values, start, n)
-
-
-# The first path, for multiples of 2^-91 below 2^11, which losses nearly always are: fixed point. Adding BASE_1, whose
-# last bit is 2^-40, rounds a number to a multiple of that, which the sum's bits hold as an integer beside BASE_1's own;
-# what was rounded off is exact, at most 2^-41, and goes to BASE_2. Integers are summed: 1024 of them, each below 2^51,
-# stay within 64 bits; BASE's bits, as many times, are taken off modulo 2^64.
-FINE_1, FINE_2 = 40, 91
-BASE_1, BASE_2 = 1.5 * 2.0 ** (52 - FINE_1), 1.5 * 2.0 ** (52 - FINE_2)
-BASE_1_BITS, BASE_2_BITS = (int(np.float64(base).view(np.int64)) for base in (BASE_1, BASE_2))
+        m = min(n - start, CHUNK)
+        if not _add_fixed(state, offset(p, start), m):
+            _add_mixed(state, offset(p, start), m)
+        start += m
+    _reserve(state, n - start)
+    for i in range(start, n):
+        _add_reserved(state, p[i])
 
 
 @inline
-def _add_fixed(state, values, start, stop):
-    """Add values[start:stop], at most CHUNK numbers. False, and nothing added, if one of them does not fit."""
-    p = pointer(values, 0)
+def _add_fixed(state, p, n):
+    """Add n <= CHUNK numbers behind p. False, and nothing added, if one of them takes more than two bases."""
     zero = splat(np.int64(0))
     sum_1, sum_2, outside, rest = zero, zero, zero, zero
-    one = splat(np.float64(min(stop - start, 1)))  # the compiler does not know, so a product with it stays one
-    full = stop - ((stop - start) & 7)
-    for i in range(start, full, 8):
-        sum_1, sum_2, outside, rest = _fixed_step(load(p, i), one, sum_1, sum_2, outside, rest)
-    if full < stop:
-        tail = load_some(p, full, first_lanes(stop - full, splat(0.0)), 0.0)
-        sum_1, sum_2, outside, rest = _fixed_step(tail, one, sum_1, sum_2, outside, rest)
-    if any_lane((outside >> 52) != 0) or any_lane(rest != 0):
+    one = splat(np.float64(min(n, 1)))  # the compiler does not know, so a product with it stays one
+    for i in range(0, n, 8):
+        x = load(p, i) if i + 8 <= n else load_some(p, i, first_lanes(n - i, splat(0.0)), 0.0)
+        at_1, left = _at_base(x, one, BASE_1)
+        at_2, left = _at_base(left, one, BASE_2)
+        sum_1, sum_2 = sum_1 + bits(at_1), sum_2 + bits(at_2)
+        outside = outside | (bits(at_1) ^ BASE_1_BITS)
+        rest = rest | bits(left)
+    if any_lane(_is_beyond(outside)) or any_lane(rest != 0):
         return False
-    n = np.int64((stop - start + 7) & -8)
     _reserve(state, 2)
-    _add_units(state, add_reduce(sum_1) - n * BASE_1_BITS, 1074 - FINE_1)
-    _add_units(state, add_reduce(sum_2) - n * BASE_2_BITS, 1074 - FINE_2)
+    bases = np.int64((n + 7) & -8)
+    _add_units(state, add_reduce(sum_1) - bases * BASE_1_BITS, 1074 - FINE_1)
+    _add_units(state, add_reduce(sum_2) - bases * BASE_2_BITS, 1074 - FINE_2)
     return True
 
 
 @inline
-def _fixed_step(x, one, sum_1, sum_2, outside, rest):
-    """Add eight numbers. One of 2^11 or more (a NaN too) changes the exponent of BASE_1 + x; ``rest`` must stay 0.
+def _at_base(x, one, base):
+    """x + base, and what of x was rounded off (exact). The fma takes units that the additions leave idle."""
+    at = x + base
+    return at, x - fma(at, one, -base)
 
-    The fma takes units that the additions leave idle.
-    """
-    at_1 = x + BASE_1
-    left = x - fma(at_1, one, -BASE_1)
-    at_2 = left + BASE_2
-    left = left - fma(at_2, one, -BASE_2)
-    return sum_1 + bits(at_1), sum_2 + bits(at_2), outside | (bits(at_1) ^ BASE_1_BITS), rest | bits(left)
+
+@inline
+def _is_beyond(changes):
+    """Where the exponent of BASE_1 + x is not that of BASE_1: |x| is 2^11 or more, or x no number."""
+    return (changes >> 52) != 0
 
 
 @inline
@@ -176,91 +177,28 @@ def _add_units(state, count, position):
     state[k + 2] += count >> (32 - shift) >> 32
 
 
-# The second path. With a chunk's numbers below 2^X, six vectors of accumulators hold 1.5·2^(52 + e), with e = X - 43
-# and 44 less at each next level. Adding x to the first rounds x to a multiple of 2^e; what was rounded off is exact, at
-# most 2^(e - 1), and goes to the next level (J. Demmel and H. D. Nguyen, Fast reproducible floating-point summation,
-# ARITH 2013). 128 additions a lane stay within 2^50 units of 2^e, the total of eight lanes within 2^53: nothing is ever
-# rounded. Three levels hold all numbers from 2^(X - 79) up, six those from 2^(X - 211) up.
-LEVEL_BITS = 44
-TOP_LEVEL = 10  # the first accumulators' exponent field is that of the chunk's largest number plus this
-MAX_FAST_EXPONENT = 2046 - TOP_LEVEL
-MIN_FAST_EXPONENT = 5 * LEVEL_BITS - TOP_LEVEL + 1
-
-
 @compiled
-def _add_each(state, values, start, stop):
-    """The slow path: any number, one by one."""
-    _reserve(state, stop - start)
-    for i in range(start, stop):
-        _add_reserved(state, values[i])
-
-
-@inline
-def _add_chunk(state, values, start, stop):
-    """Add values[start:stop], at most CHUNK numbers, a multiple of 8."""
-    p = pointer(values, 0)
-    largest = splat(np.int64(0))
-    for i in range(start, stop, 8):
-        largest = maximum(largest, bits(load(p, i)) & MAGNITUDE)
-    exponent = max_reduce(largest) >> 52
-    if exponent > MAX_FAST_EXPONENT:  # an infinity or a NaN, perhaps
-        _add_each(state, values, start, stop)
-        return
-    top = max(exponent, MIN_FAST_EXPONENT) + TOP_LEVEL
-    base_1 = _one_and_a_half(top)
-    base_2 = _one_and_a_half(top - LEVEL_BITS)
-    base_3 = _one_and_a_half(top - 2 * LEVEL_BITS)
-    base_4 = _one_and_a_half(top - 3 * LEVEL_BITS)
-    base_5 = _one_and_a_half(top - 4 * LEVEL_BITS)
-    base_6 = _one_and_a_half(top - 5 * LEVEL_BITS)
-    sum_1, sum_2, sum_3 = splat(base_1), splat(base_2), splat(base_3)
-    sum_4, sum_5, sum_6 = splat(base_4), splat(base_5), splat(base_6)
-    minus_one = -base_1 / base_1  # the compiler does not know, so x·minus_one stays a product
-    for i in range(start, stop, 8):
-        next_1, rest = _split(load(p, i), sum_1, minus_one)
-        next_2, rest = _split(rest, sum_2, minus_one)
-        next_3, rest = _split(rest, sum_3, minus_one)
-        if any_lane(rest != 0.0):
-            next_4, rest = _split(rest, sum_4, minus_one)
-            next_5, rest = _split(rest, sum_5, minus_one)
-            next_6, rest = _split(rest, sum_6, minus_one)
-            if any_lane(rest != 0.0):
-                _add_each(state, values, i, i + 8)
-                continue
-            sum_4, sum_5, sum_6 = next_4, next_5, next_6
-        sum_1, sum_2, sum_3 = next_1, next_2, next_3
-    _add_total(state, sum_1, base_1)
-    _add_total(state, sum_2, base_2)
-    _add_total(state, sum_3, base_3)
-    _add_total(state, sum_4, base_4)
-    _add_total(state, sum_5, base_5)
-    _add_total(state, sum_6, base_6)
-
-
-@inline
-def _one_and_a_half(exponent):
-    """1.5 times the power of two with this exponent field."""
-    return from_bits((exponent << 52) | (np.int64(1) << 51))
-
-
-@inline
-def _split(x, total, minus_one):
-    """Return total + x, and what of x was rounded off (exact). The fma takes units the additions leave idle."""
-    new_total = total + x
-    return new_total, x - fma(total, minus_one, new_total)
-
-
-@inline
-def _add_total(state, total, base):
-    total = add_reduce(total - base)
-    if total != 0.0:
-        _add_one(state, total)
-
-
-@compiled
-def _add_one(state, x):
-    _reserve(state, 1)
-    _add_reserved(state, x)
+def _add_mixed(state, p, n):
+    """Add n <= CHUNK numbers behind p, of which some take a third base, or fit none and are added one by one."""
+    _reserve(state, n + 3)
+    zero = splat(np.int64(0))
+    sum_1, sum_2, sum_3 = zero, zero, zero
+    one = splat(np.float64(min(n, 1)))
+    bases = 0
+    for i in range(0, n, 8):
+        x = load_some(p, i, first_lanes(n - i, splat(0.0)), 0.0)
+        at_1, left = _at_base(x, one, BASE_1)
+        at_2, left = _at_base(left, one, BASE_2)
+        at_3, left = _at_base(left, one, BASE_3)
+        if any_lane(_is_beyond(bits(at_1) ^ BASE_1_BITS) | (left != 0.0)):
+            for j in range(i, min(i + 8, n)):
+                _add_reserved(state, p[j])
+        else:
+            sum_1, sum_2, sum_3 = sum_1 + bits(at_1), sum_2 + bits(at_2), sum_3 + bits(at_3)
+            bases += 8
+    _add_units(state, add_reduce(sum_1) - bases * BASE_1_BITS, 1074 - FINE_1)
+    _add_units(state, add_reduce(sum_2) - bases * BASE_2_BITS, 1074 - FINE_2)
+    _add_units(state, add_reduce(sum_3) - bases * BASE_3_BITS, 1074 - FINE_3)
 
 
 @compiled
@@ -309,7 +247,7 @@ def _round_limbs(limbs, top):
     while high >> length != 0:
         length += 1
     drop = 32 * top + length - 53  # bits below the 53 that a float64 keeps
-    if drop >= MAX_EXPONENT:
+    if drop >= MAX_EXPONENT - 1:  # 2^1024 or more
         return np.inf
     if drop <= 0:  # fits: a subnormal's bits are the integer itself, and so are those of the first normal binade
         return from_bits(limbs[0] + ((limbs[1] << 32) if top > 0 else np.int64(0)))
