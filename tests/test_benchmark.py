@@ -159,11 +159,11 @@ def test_the_gather_reads_the_labels_entries():
 
 
 def test_absent_peers_are_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setitem(sys.modules, "optax", None)
     (row,) = measuring.run(TINY[:1], ONCE)
-    assert row.absent["torch"] == "torch"
+    assert row.absent["jax"] == "optax"
     assert "absent" in tables.text(tables.results([row]))
-    assert f"{TINY[0].name}: torch is absent" in tables.legend([row])
+    assert f"{TINY[0].name}: jax is absent (optax is not installed)" in tables.legend([row])
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------
