@@ -56,9 +56,10 @@ from fastxent.threads import team
 # thread reads 32 KiB.
 SERIAL_ELEMENTS = 1 << 15
 CHUNKS_PER_THREAD = 8
-# An output of so many bytes is written past the caches: it would push out more than it leaves, and a line that is
-# written whole need not be read first.
-STREAM_BYTES = 1 << 25
+# An output of so many bytes is written past the caches: it would push out more than it leaves there, and a line that is
+# written whole need not be read first. Softmax of 1000 classes, one thread, a 32 MiB cache: 352 ns a row with and 349
+# without at 4 MB, 384 and 469 at 16 MB, 904 and 1743 at 64 MB.
+STREAM_BYTES = 1 << 24
 
 _NO_LABELS = np.empty(0, np.int64)
 _NO_REALS = np.empty(0)
