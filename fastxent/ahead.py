@@ -42,14 +42,14 @@ def warmup(dtypes: Iterable[str] = ("float32", "float64")) -> None:
 
 
 def _call_pairs() -> None:
-    """What a score card of many classes needs besides: its table of pairs."""
+    """What a score card of many classes needs besides: its list of pairs."""
     import numpy as np
 
     from fastxent.kernels import pairs
 
-    table = np.zeros((4, 2), np.int64)
-    pairs.rehash(*table)
-    pairs.sorted_pairs(table[0], table[1], np.zeros((1, 3), np.int64))
+    counts, keys, rows = np.zeros((3, 6), np.int64)
+    pairs.compact_pairs(counts, keys, rows, 1)
+    pairs.sorted_pairs(counts, keys, rows, np.zeros((1, 3), np.int64))
 
 
 def _dtype(name: str) -> Any:

@@ -152,7 +152,7 @@ def _confusion(state: State) -> Confusion:
     """The pairs that occur, sorted by label, then predicted."""
     tally, n_classes = state.tally, state.n_classes
     if tally.pair_keys.size:
-        keys, rows = sorted_pairs(tally.pair_keys, tally.pair_rows, tally.class_rows)
+        keys, rows = sorted_pairs(tally.counts, tally.pair_keys, tally.pair_rows, tally.class_rows)
     else:
         keys = np.flatnonzero(tally.pair_rows)
         rows = tally.pair_rows[keys]

@@ -63,16 +63,13 @@ def _compile_the_rest():
 
     from fastxent.kernels import batch, exactsum, groups, pairs
 
-    slots, ones, keys, rows = (
-        np.zeros((4, exactsum.COMPACT_SIZE), np.int64),
-        np.ones(4, np.int64),
-        *np.zeros((2, 8), int),
-    )
+    slots, ones = np.zeros((4, exactsum.COMPACT_SIZE), np.int64), np.ones(4, np.int64)
+    counts, keys, rows = np.zeros((3, 8), np.int64)
     exactsum.exact_sum_new()
     exactsum.compact_sum_normalise(slots[0])
     groups.weigh_counts(slots, 0, ones)
-    pairs.rehash(keys, rows, keys.copy(), rows.copy())
-    pairs.sorted_pairs(keys, rows, np.zeros((2, 3), np.int64))
+    pairs.compact_pairs(counts, keys, rows, 2)
+    pairs.sorted_pairs(counts, keys, rows, np.zeros((2, 3), np.int64))
     batch.log_scalar(1.0)
 
 

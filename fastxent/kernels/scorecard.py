@@ -47,7 +47,7 @@ from fastxent.kernels.histograms import (
 )
 from fastxent.kernels.jit import call_chunk, compiled, inline
 from fastxent.kernels.memory import address, borrowed, load, pointer, scratch, store
-from fastxent.kernels.pairs import count_pair, count_pairs
+from fastxent.kernels.pairs import add_pairs, count_pairs
 from fastxent.kernels.simd import any_lane, bits, fma, from_bits, max_reduce, maximum, minimum, select, splat
 from fastxent.kernels.worst import note_worst
 
@@ -71,7 +71,7 @@ GROUP_TOPS = (10, 20, -32, 10, 10, 10, 10, 20, -32, 20, -32, 10)
 # (top_k) a cell tells right from wrong only.
 MOST_CELLS = 512
 
-DENSE_PAIRS = 1 << 16  # up to so many (label, predicted) pairs have a counter each; above it they are hashed
+DENSE_PAIRS = 1 << 16  # up to so many (label, predicted) pairs have a counter each; above it they are listed
 
 
 class Tally(NamedTuple):
@@ -84,7 +84,7 @@ class Tally(NamedTuple):
     rank_rows: Any  # int64[T + 1]: rows by the label's rank, the last for all from T on
     nll_rows: Any  # int64[N_NLL]
     score_rows: Any  # int64[2, N_SCORES]; [2, 0] unless C = 2
-    pair_keys: Any  # int64[P]: 1 + label * C + predicted, 0 for a free slot; empty where pairs are dense
+    pair_keys: Any  # int64[P]: label * C + predicted, counts[PAIRS_USED] of them; empty where pairs are dense
     pair_rows: Any  # int64[P]: rows of each wrong pair (see class_rows); dense, int64[C * C]: of every pair
     slots: Any  # int64[G, COMPACT_SIZE]: compact exact sums
     spill_index: Any  # int64[G]: 1 + the row of `spill` with what the compact sum cannot hold, or 0
@@ -357,10 +357,7 @@ def accumulate_chunk(
     cells, grouped = np.zeros((n_bins << shift, 4), np.int64), (counts, slots, spill_index, spill)
     pending, i = 0, start
     while i < stop:
-        if (
-            2 * (counts[PAIRS_USED] + new_pairs) > pair_keys.size > 0
-            or counts[SPILL_USED] + new_spilled > spill.shape[0]
-        ):
+        if counts[PAIRS_USED] + new_pairs > pair_keys.size > 0 or counts[SPILL_USED] + new_spilled > spill.shape[0]:
             break
         m = n = min(BLOCK, stop - i)
         if not _make_rows(chunk, like, integers, reals, labels, sums, i, m, block, marks, report):
@@ -448,13 +445,10 @@ def merge_tally(into, other):
     for j in range(N_SUMS):
         exact_sum_merge(into.sums[j], other.sums[j])
     merge_groups(counts, into.slots, into.spill_index, into.spill, other.slots, other.spill_index, other.spill)
-    pair_keys, pair_rows = into.pair_keys, into.pair_rows
     if other.pair_keys.size == 0:
-        add_counts(pair_rows, other.pair_rows)
+        add_counts(into.pair_rows, other.pair_rows)
     else:
-        for k in range(other.pair_keys.size):
-            if other.pair_keys[k] != 0:
-                count_pair(counts, pair_keys, pair_rows, other.pair_keys[k] - 1, other.pair_rows[k])
+        add_pairs(counts, into.pair_keys, into.pair_rows, other.pair_keys, other.pair_rows, more[PAIRS_USED])
     worst_nll, worst_id, worst_label = into.worst_nll, into.worst_id, into.worst_label
     for j in range(more[WORST_USED]):
         nll, row_id, label = other.worst_nll[j], other.worst_id[j], other.worst_label[j]
