@@ -10,7 +10,7 @@ from fastxent.kernels import batch as kernels
 from fastxent.score_state import Options, State
 from fastxent.threads import current_threads
 
-SLICE_ROWS = 1 << 18
+SLICE_ROWS = 1 << 20
 SLICE_BYTES = 1 << 28
 PIECE_ROWS = 1 << 14  # a call of so few rows makes all its per-row figures first
 PARALLEL_CLASSES = 1 << 12  # with more classes than this, or one piece of rows, figures are added up on one thread

@@ -13,6 +13,7 @@ import pytest
 from scipy.special import log_softmax
 
 import fastxent
+from fastxent import score_rows
 from fastxent.kernels import batch
 from fastxent.scoring import Score, Scorer, score
 
@@ -262,7 +263,9 @@ def test_parts_in_any_order_equal_the_whole(c, weights, tmp_path):
         assert parts[0].rows == ((0, n),)
 
 
-def test_threads_and_slices_change_no_bit():
+@pytest.mark.parametrize("slice_rows", [1 << 15, 1 << 20])
+def test_threads_and_slices_change_no_bit(slice_rows, monkeypatch):
+    monkeypatch.setattr(score_rows, "SLICE_ROWS", slice_rows)
     z, y = some_rows(150_000, 3, dtype=np.float32)
     s = np.random.default_rng(6).random(150_000)
     for weights in (None, s):
@@ -285,10 +288,12 @@ def test_a_merged_part_stays_as_it_is():
     assert total.result().n == 200
 
 
-def test_many_pairs_are_counted_in_a_growing_table():
+@pytest.mark.parametrize("few", [3, 3000])
+def test_many_pairs_are_counted_in_a_growing_list(few):
+    """The list is sorted and joined when it is full: pairs that come again and again, and ever new ones."""
     rng = np.random.default_rng(7)
-    c, n = 3000, 40_000
-    y, predicted = rng.integers(0, c, n), rng.integers(0, c, n)
+    c, n = 3000, 60_000
+    y, predicted = rng.integers(0, few, n) * (c // few), rng.integers(0, c if few == c else 40, n)
     scorer = Scorer(n_classes=c, top_k=1)
     for k in range(0, n, 5000):
         z = np.zeros((5000, c), np.float32)
@@ -298,6 +303,20 @@ def test_many_pairs_are_counted_in_a_growing_table():
     keys, counts = np.unique(y * c + predicted, return_counts=True)
     assert np.array_equal(got.label * c + got.predicted, keys)
     assert np.array_equal(got.n, counts)
+    assert scorer.merge(Scorer(n_classes=c, top_k=1).update(z, y[-5000:])).result().confusion.n.sum() == n + 5000
+
+
+@pytest.mark.parametrize("k", [300, 2500])
+def test_wide_top_k_and_many_bins_are_counted_row_by_row(k):
+    """Ranks and bins that are too many to be counted together."""
+    z, y = some_rows(3000, 400)
+    got = score(z, y, top_k=(1, min(k, 400)), bins=k)
+    rank = figures_of_rows(z, "logits", y)[-1]
+    assert got.top_k_accuracy[min(k, 400)] == np.mean(rank < min(k, 400))
+    assert got.accuracy == np.mean(rank == 0)
+    assert got.reliability.n.sum() == 3000
+    confidence = figures_of_rows(z, "logits", y)[2]
+    close(got.reliability.confidence[got.reliability.n > 0].max(), confidence.max(), 0.01)
 
 
 # ---- edges -----------------------------------------------------------------------------------------------------------
@@ -383,7 +402,8 @@ def test_invalid_rows_raise_or_are_counted():
         assert all(map(np.array_equal, a, b)) if isinstance(a, tuple) else a == b
 
 
-def test_a_failed_update_of_many_slices_adds_nothing():
+def test_a_failed_update_of_many_slices_adds_nothing(monkeypatch):
+    monkeypatch.setattr(score_rows, "SLICE_ROWS", 1 << 16)
     z, y = some_rows(200_000, 2, dtype=np.float32)
     scorer = Scorer().update(z, y, start=0)
     before = scorer.result()
