@@ -26,6 +26,13 @@ def log1p_positive(x, out):
 
 
 @compiled
+def log_normal32(x, out):
+    p, to = pointer(x, 0), pointer(out, 0)
+    for i in range(0, x.size, 16):
+        store(to, i, elementary.log_normal32(load(p, i)))
+
+
+@compiled
 def times_exp(factor, x, k, scale, scale_low, out):
     f, p, q, to = pointer(factor, 0), pointer(x, 0), pointer(k, 0), pointer(out, 0)
     scale, scale_low = fill(p, scale), fill(p, scale_low)
@@ -65,6 +72,17 @@ def test_log1p_positive_over_all_binades(dtype):
     log1p_positive(x, out)
     assert worst(out, np.log1p(wide(x))) <= BOUND[dtype][0] * ULP[dtype]
     assert not np.signbit(out).any()
+
+
+def test_log_normal32_over_all_binades_up_to_1():
+    first, one = 1 << 23, 127 << 23
+    edges = int(np.float32(np.sqrt(0.5)).view(np.int32)) + np.arange(-5000, 5000)
+    patterns = np.concatenate([np.arange(first, one, 499), one - np.arange(100_000), first + np.arange(200), edges])
+    x = np.resize(patterns, -(-patterns.size // 16) * 16).astype(np.int32).view(np.float32)
+    out = np.empty_like(x)
+    log_normal32(x, out)
+    assert worst(out, np.log(wide(x))) <= 1.1 * ULP[np.float32]
+    assert not (out > 0).any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

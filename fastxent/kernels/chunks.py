@@ -41,10 +41,10 @@ from fastxent.kernels.blocks import (
 )  # fmt: skip
 from fastxent.kernels.figures import LABELS, nll_of, row_figures, tile_figures
 from fastxent.kernels.jit import compiled, inline
-from fastxent.kernels.memory import load, offset, pointer, prefetch, scratch, store
+from fastxent.kernels.memory import load, offset, pointer, prefetch, scratch
 from fastxent.kernels.narrow import read_type, room
-from fastxent.kernels.probabilities import clipped_log_loss, probability_sum, soft_log_loss, soft_nll
-from fastxent.kernels.probability_blocks import row_probabilities, sums_at_fault, tile_probabilities
+from fastxent.kernels.probabilities import probability_sum, soft_log_loss, soft_nll
+from fastxent.kernels.probability_blocks import label_losses, row_probabilities, sums_at_fault, tile_probabilities
 from fastxent.kernels.simd import any_lane, splat
 from fastxent.kernels.soft import smoothed_figures, soft_figures
 from fastxent.kernels.tiles import ROWS, TILE_CLASSES, TILE_SIZE
@@ -243,7 +243,6 @@ def _hard_log_losses(figures_of, few, start, stop, like, call, work, memory, out
     figures, values, factors, label = work
     view, n = first_view(integers), integers[N]
     eps, normalize, sum_tol = reals[EPS], integers[FLAG] != 0, reals[SUM_TOL]
-    f, v = pointer(figures, 0), pointer(values, 0)
     i = start
     while i < stop:
         m = block_rows(view, i, stop, n, few)
@@ -256,8 +255,7 @@ def _hard_log_losses(figures_of, few, start, stop, like, call, work, memory, out
                 reason = sum_fault(figures[0, r] + figures[1, r], normalize, sum_tol) if label[r] >= 0 else OK
                 if reason:
                     return refuse(report, i + r, reason)
-        for r in range(0, m, 8):
-            store(v, r, clipped_log_loss(load(f, r), load(f, ROWS + r), eps, normalize))
+        label_losses(strided(view, like, i), figures, values, m, eps, normalize)
         settle_labels(values, label, m, i, class_weight, sample_weight, True, factors, out, sums)
         i += m
 

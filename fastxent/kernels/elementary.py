@@ -15,6 +15,7 @@ times_exp, float32       \|x\| <= 1024                                   1.2 · 
 times_exp, float64       \|x\| <= 1024                                   1.1 · 2^-52
 log1p_positive, float32  0 <= x < 2^126                                1.1 · 2^-23
 log1p_positive, float64  0 <= x < 2^1000                               1.0 · 2^-52
+log_normal32             2^-126 <= x <= 1                              1.1 · 2^-23
 rough_exp                \|x\| <= 2000, while normal                    2^-28
 rough_log1p              0 <= x < 2^1000                               2^-27
 =======================  ============================================  =================================
@@ -357,6 +358,13 @@ def _log1p_positive32(x):
     n = (bits(x + np.float32(1.0)) - SQRT_HALF_BITS32) & EXPONENT32
     q = from_bits(ONE_BITS32 - n)
     return log_parts32(fma(x, q, q - np.float32(1.0)), n)
+
+
+@inline
+def log_normal32(x):
+    """ln x for a normal float32 up to 1."""
+    n = (bits(x) - SQRT_HALF_BITS32) & EXPONENT32
+    return log_parts32(from_bits(bits(x) - n) - np.float32(1.0), n)
 
 
 @inline

@@ -65,7 +65,7 @@ def without(v, lane):
 def tile_probability_sum(tile, n, label, figures, r):
     """The same for each row of a tile: its label's entry and the sum of the others to ``figures``, column r on."""
     width = lanes(tile)
-    own, lowest, most = fill(tile, 0.0), fill(tile, 0.0), fill(tile, 0.0)
+    own, lowest, most = fill(tile, 1.0), fill(tile, 0.0), fill(tile, 0.0)
     total, low = splat(0.0), splat(0.0)
     for j in range(n):
         v = load(tile, j * width)

@@ -1,13 +1,17 @@
 """A block of rows of probabilities -> each label's entry and the sum of the others, as rows 0 and 1 of ``figures``."""
 
-import numpy as np
+import math
 
+import numpy as np
+from numba.extending import overload
+
+from fastxent.kernels import elementary
 from fastxent.kernels.blocks import row_block, strided
 from fastxent.kernels.jit import inline
-from fastxent.kernels.memory import load, load_integers, offset, pointer
-from fastxent.kernels.probabilities import probability_sum, tile_probability_sum
+from fastxent.kernels.memory import load, load_integers, offset, pointer, store, store_double
+from fastxent.kernels.probabilities import clipped_log_loss, probability_sum, tile_probability_sum
 from fastxent.kernels.rows import lanes
-from fastxent.kernels.simd import any_lane, fill, first_lanes, maximum, splat
+from fastxent.kernels.simd import any_lane, fill, first_lanes, is_float32, join, maximum, select, splat
 from fastxent.kernels.tiles import ROWS, fill_tile
 
 
@@ -46,3 +50,39 @@ def sums_at_fault(figures, label, m, normalize, sum_tol):
         good = (total > 0.0) & (distance <= limit)
         fault = fault | (~good & (load_integers(y, r, total) >= 0) & first_lanes(m - r, total))
     return any_lane(fault)
+
+
+@inline
+def label_losses(p, figures, values, m, eps, normalize):
+    """The block's figures become losses; ``p`` points to what the probabilities were read from."""
+    f, v = pointer(figures, 0), pointer(values, 0)
+    narrow = reads_float32(p) and eps == 0.0 and not normalize
+    if narrow and not narrow_losses(f, v, m):
+        return
+    for r in range(0, m, 8):
+        result = load(v, r) if narrow else splat(math.nan)
+        if any_lane(result != result):
+            loss = clipped_log_loss(load(f, r), load(f, ROWS + r), eps, normalize)
+            store(v, r, select(result == result, result, loss))
+
+
+@inline
+def narrow_losses(f, v, m):
+    """-ln of float32 probabilities, 16 at once, NaN for one that is not a normal number. Whether there is one."""
+    missing = splat(np.float32(0.0)) > 0.0
+    for r in range(0, m, 16):
+        q = join(load(f, r), load(f, r + 8))
+        near = q >= np.float32(2.0**-126)
+        store_double(v, r, select(near, -elementary.log_normal32(q), math.nan))
+        missing = missing | ~near
+    return any_lane(missing)
+
+
+def reads_float32(p):
+    """Whether a pointer reads float32."""
+
+
+@overload(reads_float32, jit_options={"forceinline": True})
+def _reads_float32(p):
+    narrow = is_float32(p)
+    return lambda p: narrow
