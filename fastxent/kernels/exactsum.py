@@ -137,15 +137,14 @@ def exact_sum_add_block(state, values, n):
 def _add_fixed(state, p, n):
     """Add n <= CHUNK numbers behind p. False, and nothing added, if one of them takes more than two bases."""
     zero = splat(np.int64(0))
-    sum_1, sum_2, outside, rest = zero, zero, zero, zero
+    totals = zero, zero, zero, zero
     one = splat(np.float64(min(n, 1)))  # the compiler does not know, so a product with it stays one
-    for i in range(0, n, 8):
-        x = load(p, i) if i + 8 <= n else load_some(p, i, first_lanes(n - i, splat(0.0)), 0.0)
-        at_1, left = _at_base(x, one, BASE_1)
-        at_2, left = _at_base(left, one, BASE_2)
-        sum_1, sum_2 = sum_1 + bits(at_1), sum_2 + bits(at_2)
-        outside = outside | (bits(at_1) ^ BASE_1_BITS)
-        rest = rest | bits(left)
+    full = n & -8
+    for i in range(0, full, 8):
+        totals = _fixed_step(load(p, i), one, totals)
+    if full < n:
+        totals = _fixed_step(load_some(p, full, first_lanes(n - full, splat(0.0)), 0.0), one, totals)
+    sum_1, sum_2, outside, rest = totals
     if any_lane(_is_beyond(outside)) or any_lane(rest != 0):
         return False
     _reserve(state, 2)
@@ -153,6 +152,14 @@ def _add_fixed(state, p, n):
     _add_units(state, add_reduce(sum_1) - bases * BASE_1_BITS, 1074 - FINE_1)
     _add_units(state, add_reduce(sum_2) - bases * BASE_2_BITS, 1074 - FINE_2)
     return True
+
+
+@inline
+def _fixed_step(x, one, totals):
+    sum_1, sum_2, outside, rest = totals
+    at_1, left = _at_base(x, one, BASE_1)
+    at_2, left = _at_base(left, one, BASE_2)
+    return sum_1 + bits(at_1), sum_2 + bits(at_2), outside | (bits(at_1) ^ BASE_1_BITS), rest | bits(left)
 
 
 @inline
