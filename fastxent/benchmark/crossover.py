@@ -103,13 +103,14 @@ def points(quick: bool = False) -> str:
             case = Case("cross_entropy", dtype, n_classes, n_rows=BYTES).sized(BYTES)
             z, y = WORKS[case.work].inputs(case, np.random.default_rng(0))
 
-            def call(most: int, z: np.ndarray, y: np.ndarray) -> None:
+            def call(most: int, z: np.ndarray, y: np.ndarray) -> Any:
                 batch.TILE_CLASSES = most
-                fastxent.cross_entropy(z, y, threads=1)
+                return fastxent.cross_entropy(z, y, threads=1)
 
             calls: dict[str, Call] = {"tiles_ns": partial(call, MOST, z, y), "rows_ns": partial(call, 0, z, y)}
-            for each in calls.values():
-                each()
+            values: list[float] = [each() for each in calls.values()]
+            if not abs(values[0] - values[1]) <= 1e-5 * values[0]:
+                raise RuntimeError(f"{n_classes} classes: tiles say {values[0]}, rows {values[1]}")
             pace = Pace(rounds=20 if quick else 200, budget_s=2.0, turn_s=0.0, pause_s=0.0)
             ns = {name: s / case.n_rows * 1e9 for name, s in time_turns(calls, pace).items()}
             found.append({"dtype": dtype, "n_classes": n_classes, "n_rows": case.n_rows, **ns})
