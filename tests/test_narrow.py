@@ -1,5 +1,10 @@
 """float16 and bfloat16 are widened exactly and rounded to nearest, whatever the processor; results are float32's."""
 
+import os
+import platform
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -235,3 +240,35 @@ def test_a_row_that_is_refused_shows_its_number():
 def test_bytes_in_the_other_order_are_float16_too():
     z, y = rows(10, np.float16)
     assert fx.cross_entropy(z.astype(">f2"), y, **NONE).tobytes() == fx.cross_entropy(z, y, **NONE).tobytes()
+
+
+# ---- processors -----------------------------------------------------------------------------------------------------
+
+DIGEST = """
+import hashlib, sys
+import ml_dtypes, numpy as np
+import fastxent as fx
+digest = hashlib.sha256()
+for dtype in (np.float16, ml_dtypes.bfloat16):
+    for c in (3, 10, 100, 1000):
+        rng = np.random.default_rng(c)
+        z = (rng.integers(-2000, 2000, (50, c)) / 128).astype(dtype)
+        z[0, 0], z[1, 1], z[2, :2] = np.nan, np.inf, -np.inf
+        y = rng.integers(0, c, 50)
+        results = fx.cross_entropy(z, y, reduction="none"), fx.logsumexp(z), fx.softmax(z), fx.log_softmax(z)
+        for x in results:
+            digest.update(x.tobytes())
+print(digest.hexdigest())
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="an x86 instruction set")
+def test_processors_agree_with_and_without_a_conversion():
+    """As this one does, as AVX2 does with F16C, and with nothing known of F16C."""
+    haswell = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""}
+    found = set()
+    for extra in ({}, haswell, haswell | {"NUMBA_CPU_FEATURES": "+f16c"}):
+        command = [sys.executable, "-W", "ignore", "-c", DIGEST]
+        done = subprocess.run(command, env=os.environ | extra, capture_output=True, text=True, check=True)
+        found.add(done.stdout)
+    assert len(found) == 1

@@ -326,7 +326,7 @@ def binary(start, stop, like, t_like, integers, reals, labels, class_weight, sam
     """One logit or probability a row, the target a probability."""
     view, t_view = first_view(integers), second_view(integers)
     pos_weight, is_logits, eps = reals[POS_WEIGHT], integers[FLAG] != 0, reals[EPS]
-    copy, t_copy = scratch(like.dtype, 0, NUMBERS), scratch(t_like.dtype, 0, NUMBERS)
+    copy, t_copy = np.empty(NUMBERS, like.dtype), np.empty(NUMBERS, t_like.dtype)  # as memory holds them
     values = scratch(np.float64, 0, NUMBERS)
     factors = scratch(np.float64, 0, NUMBERS)
     v = pointer(values, 0)

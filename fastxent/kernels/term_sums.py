@@ -123,6 +123,13 @@ def _term_constants(magic):
 
 
 @inline
+def one_term(x, constants):
+    """e^x·2^-k, and bits as those of four_terms."""
+    t = fma(x, constants[1], constants[0])
+    return _power(t) * _exp(_reduced(x, t, constants), constants), bits(t)
+
+
+@inline
 def four_terms(a, b, c, d, constants):
     """e^a + e^b + e^c + e^d times 2^-k, one after the other, for terms that are floored.
 
