@@ -12,8 +12,10 @@ from fastxent.kernels.exactsum import exact_sum_add, exact_sum_add_block
 from fastxent.kernels.jit import inline
 from fastxent.kernels.memory import address, load, load_some, offset, pointer, store, store_some
 from fastxent.kernels.probabilities import PROBS, are_log_probs, probability_sum
+from fastxent.kernels.rows import lanes
 from fastxent.kernels.simd import add_reduce, any_lane, first_lanes, select, splat
 from fastxent.kernels.tiles import ROWS
+from fastxent.kernels.transpose import vectors_to_rows
 
 # Why a row is refused.
 OK, LABEL, NOT_PROBABILITY, ROW_SUM, POSITIVE_LOG_PROB, TARGET_NEGATIVE, TARGET_SUM = range(7)
@@ -25,7 +27,9 @@ N, HAS_IGNORE, IGNORE, FLAG, KIND, CARD = range(10, 16)
 N_INTEGERS = CARD + 6
 SCALE, SCALE_LOW, KEEP, SPREAD, EPS, SUM_TOL, POS_WEIGHT, N_REALS = range(8)
 
-COPY_ELEMENTS = 1 << 17  # rows whose classes are apart are copied together, about so many elements at a time
+# Rows whose classes are apart are copied together, about so many elements at a time, and no fewer rows than make up a
+# cache line of float32.
+COPY_ELEMENTS, COPY_ROWS = 1 << 17, 16
 LOSSES, WEIGHTS = 0, 1  # the rows of ``sums``
 
 
@@ -59,14 +63,14 @@ def block_rows(view, i, stop, n, few):
     _, _, _, column, inner = view
     m = min(ROWS, stop - i, inner - i % inner)
     if column != 1 and n > few:
-        m = min(m, max(1, COPY_ELEMENTS // n))
+        m = min(m, max(COPY_ROWS, COPY_ELEMENTS // n))
     return m
 
 
 @inline
 def copy_buffer(view, like, n, few):
     """Room for the rows that row_block copies."""
-    return np.empty(max(min(ROWS * n, COPY_ELEMENTS), n) if view[3] != 1 and n > few else 1, like.dtype)
+    return np.empty(max(min(ROWS * n, COPY_ELEMENTS), COPY_ROWS * n) if view[3] != 1 and n > few else 1, like.dtype)
 
 
 @inline
@@ -83,7 +87,14 @@ def row_block(view, like, i, m, n, buffer):
     p = strided(view, like, i)
     if column == 1:
         return p, row
-    q = pointer(buffer, 0)
+    q, width = pointer(buffer, 0), lanes(p)
+    if row == 1 and m >= width and n >= 4:
+        for j in range(0, n, 4):
+            first = min(j, n - 4)  # what comes last overlaps what is before it
+            for start in range(0, m, width):
+                r = min(start, m - width)
+                vectors_to_rows(offset(p, r + first * column), column, offset(q, r * n + first), n)
+        return q, n
     for j in range(n):
         for r in range(m):
             q[r * n + j] = p[r * row + j * column]

@@ -24,7 +24,7 @@ from fastxent.kernels.blocks import (
     strided,
 )  # fmt: skip
 from fastxent.kernels.divergence import divergence, divergence_of_logits
-from fastxent.kernels.figures import LABELS, left_out, nll_of, row_figures, tile_figures, top_figures
+from fastxent.kernels.figures import LABELS, left_out, nll_of, row_figures, tile_figures_of_all, top_figures
 from fastxent.kernels.finish import log_sum
 from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.memory import load, offset, pointer, scratch, store_some, streamed
@@ -77,7 +77,7 @@ def logsumexp_tiles(start, stop, like, t_like, integers, reals, labels, class_we
     i = start
     while i < stop:
         m = block_rows(view, i, stop, n, n)
-        tile_figures(view, like, n, i, m, label, scale, scale_low, figures, tile)
+        tile_figures_of_all(view, like, n, i, m, label, scale, scale_low, figures, tile)
         if n == 1:  # e^z and back would round
             for r in range(m):
                 z = np.float64(strided(view, like, i + r)[0])

@@ -6,14 +6,17 @@ was left out.
 
 import math
 
+import numpy as np
+
 from fastxent.kernels import elementary
 from fastxent.kernels.blocks import row_block, strided
 from fastxent.kernels.finish import losses_of
 from fastxent.kernels.jit import inline
-from fastxent.kernels.memory import load_integers, offset, pointer
-from fastxent.kernels.rows import exp_sum, exp_sum_over, lanes, largest, moments, near_one
+from fastxent.kernels.memory import load_integers, offset, pointer, scratch
+from fastxent.kernels.row_groups import group_exp_sums
+from fastxent.kernels.rows import exp_sum, exp_sum_over, lanes, largest, moments, near_one, too_small
 from fastxent.kernels.simd import fill
-from fastxent.kernels.tiles import ROWS, fill_tile, tile_exp_sum
+from fastxent.kernels.tiles import PAIR_CLASSES, ROWS, fill_tile, tile_exp_sum, tile_pair
 
 # Labels are read in vectors, past the last one.
 LABELS = ROWS + 16
@@ -21,25 +24,49 @@ LABELS = ROWS + 16
 
 @inline
 def tile_figures(view, like, n, i, m, label, scale, scale_low, figures, tile):
-    """A, k, s and the label's logit of m rows from row i on, to the rows of ``figures``. Label -1: all classes."""
+    """A, k, s and the label's logit of m rows from row i on, to the rows of ``figures``; label -1: anything."""
+    _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, n <= PAIR_CLASSES)
+
+
+@inline
+def tile_figures_of_all(view, like, n, i, m, label, scale, scale_low, figures, tile):
+    """The same over all classes, for labels -1."""
+    _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, False)
+
+
+@inline
+def _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, pair):
+    """The same, with or without what is quicker for hardly any classes."""
     p, f, q = strided(view, like, i), pointer(figures, 0), pointer(tile, 0)
     width = lanes(q)
-    for r in range(0, m, width):
-        fill_tile(q, offset(p, r * view[2]), view[2], min(width, m - r), n, view[3])
-        tile_exp_sum(q, n, load_integers(pointer(label, r), 0, fill(p, 0.0)), f, r, scale, scale_low)
+    for start in range(0, m, width):
+        r = min(start, max(m - width, 0))  # the last tile overlaps the one before, so that it is full
+        fill_tile(q, offset(p, r * view[2]), view[2], min(width, m), n, view[3])
+        labels = load_integers(pointer(label, r), 0, fill(p, 0.0))
+        if pair:
+            tile_pair(q, n, labels, f, r, scale, scale_low)
+        else:
+            tile_exp_sum(q, n, labels, f, r, scale, scale_low)
 
 
 @inline
 def row_figures(view, like, n, i, m, label, scale, scale_low, figures, buffer):
-    """The same, one row at a time."""
+    """The same for many classes."""
     p, step = row_block(view, like, i, m, n, buffer)
+    f, width = pointer(figures, 0), lanes(p)
+    sums = scratch(np.float64, 0, 128)
+    if scale == 1.0:
+        for r in range(0, m, width):
+            group_exp_sums(offset(p, r * step), step, min(width, m - r), n, label, r, f, pointer(sums, 0))
     for r in range(m):
         row = offset(p, r * step)
-        a, k, s, _ = row_sum(row, n, label[r], scale, scale_low)
-        a, k = near_one(a, k)
-        figures[0, r] = a
-        figures[1, r] = k
-        figures[2, r] = s
+        figures[2, r] = 0.0
+        if scale != 1.0 or not figures[0, r] >= too_small(p):
+            a, k, s = exp_sum_over(row, n, label[r], scale, scale_low)
+            a, k = near_one(a, k)
+            figures[0, r] = a
+            figures[1, r] = k
+            figures[2, r] = s
         figures[3, r] = row[max(label[r], 0)]
 
 

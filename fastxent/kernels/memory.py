@@ -1,4 +1,4 @@
-"""Vectors and memory: pointers, loads, stores, masked tails, prefetching, transposition, and arrays on the stack.
+"""Vectors and memory: pointers, loads, stores, masked tails, prefetching, and arrays on the stack.
 
 A pointer is Numba's CPointer to float32, float64 or int64, or narrow.py's to float16 or bfloat16, which loads and
 stores float32; indices count elements; any alignment will do.
@@ -22,14 +22,13 @@ from fastxent.kernels.simd import (
     float64x8,
     int64x8,
     llvm_type,
-    shuffle,
     type_suffix,
 )  # fmt: skip
 
 __all__ = [
     "address", "borrowed", "load", "load_double", "load_integers", "load_some", "load_some_double", "offset",
     "pointer", "prefetch", "scratch", "store", "store_double", "store_some", "store_some_double",
-    "store_streaming", "streamed", "to_aligned", "transpose",
+    "store_streaming", "streamed", "to_aligned",
 ]  # fmt: skip
 
 
@@ -112,14 +111,15 @@ def _place(context, builder, sig, args, kind):
     return builder.bitcast(at, llvm_type(kind).as_pointer()), stored(sig.args[0]).bitwidth // 8
 
 
-def _memory_kind(p, lanes=None):
+def memory_kind(p, lanes=None):
+    """The vector that is read through a pointer."""
     return Vector(p.dtype, lanes or LANES[p.dtype])
 
 
 def _load(context, builder, sig, args, kind):
     kept = kind.of(stored(sig.args[0]))
     at, align = _place(context, builder, sig, args, kept)
-    return _read(context, builder, builder.load(at, align=align, typ=llvm_type(kept)), kind, sig.args[0])
+    return read(context, builder, builder.load(at, align=align, typ=llvm_type(kept)), kind, sig.args[0])
 
 
 def _load_some(context, builder, sig, args, kind):
@@ -146,7 +146,8 @@ def _masked_store(context, builder, p, at, mask, value, kind):
     call_llvm(builder, name, ir.VoidType(), [value, at, align, mask])
 
 
-def _read(context, builder, value, kind, p):
+def read(context, builder, value, kind, p):
+    """What was loaded through a pointer of type p, as a vector of type ``kind``."""
     return widen_lanes(context, builder, value, kind, p) if isinstance(p, NarrowPointer) else value
 
 
@@ -157,21 +158,21 @@ def _written(context, builder, value, kind, p):
 @intrinsic
 def load(typingctx, p, i):
     """A vector from elements i, i + 1, ... of the pointer, at any alignment."""
-    kind = _memory_kind(p)
+    kind = memory_kind(p)
     return kind(p, i), lambda context, builder, sig, args: _load(context, builder, sig, args, kind)
 
 
 @intrinsic
 def load_some(typingctx, p, i, mask, fill):
     """The same where the mask holds; elsewhere memory is not touched and the lane is ``fill``."""
-    kind = _memory_kind(p)
+    kind = memory_kind(p)
     return kind(p, i, mask, fill), lambda context, builder, sig, args: _load_some(context, builder, sig, args, kind)
 
 
 @intrinsic
 def load_double(typingctx, p, i):
     """8 elements of float32 or float64, as 8 x float64."""
-    kind = _memory_kind(p, 8)
+    kind = memory_kind(p, 8)
 
     def build(context, builder, sig, args):
         value = _load(context, builder, sig, args, kind)
@@ -183,7 +184,7 @@ def load_double(typingctx, p, i):
 @intrinsic
 def load_some_double(typingctx, p, i, mask, fill):
     """The same where the mask holds; elsewhere memory is not touched and the lane is ``fill``."""
-    kind = _memory_kind(p, 8)
+    kind = memory_kind(p, 8)
 
     def build(context, builder, sig, args):
         value = _load_some(context, builder, sig, args, kind)
@@ -316,50 +317,3 @@ def store_double(typingctx, p, i, value):
         return context.get_dummy_value()
 
     return types.none(p, i, value), build
-
-
-@intrinsic
-def transpose(typingctx, source, step, m, n, target):
-    """Copy m rows of n elements, ``step`` elements apart, to vectors: element j of every row to vector j.
-
-    m and n are at most the lanes of a vector. Lanes without a row, and vectors from n to the last, become 0.
-    """
-    kind = _memory_kind(source)
-    lanes = kind.lanes
-
-    def build(context, builder, sig, args):
-        base, step, m, n, target = args
-        numbers = ir.VectorType(ir.IntType(64), lanes)
-        sequence = ir.Constant(numbers, list(range(lanes)))
-        spread = Vector(types.int64, lanes)
-        zero = constant(kind, 0.0)
-        rows = []
-        for r in range(lanes):
-            here = builder.select(
-                builder.icmp_signed("<", ir.Constant(ir.IntType(64), r), m), n, ir.Constant(ir.IntType(64), 0)
-            )
-            mask = builder.icmp_signed("<", sequence, broadcast(builder, here, spread))
-            at = builder.gep(base, [builder.mul(step, ir.Constant(ir.IntType(64), r))])
-            at = builder.bitcast(at, llvm_type(kind.of(stored(source))).as_pointer())
-            rows.append(_masked_load(context, builder, source, at, mask, zero, kind))
-        # Exchange halves of ever smaller blocks between rows at that distance.
-        distance = lanes // 2
-        while distance:
-            low = [
-                (lane // distance % 2) * lanes + lane % distance + lane // (2 * distance) * 2 * distance
-                for lane in range(lanes)
-            ]
-            high = [index + distance for index in low]
-            swapped = list(rows)
-            for r in range(lanes):
-                if not r & distance:
-                    swapped[r] = shuffle(builder, rows[r], rows[r + distance], low)
-                    swapped[r + distance] = shuffle(builder, rows[r], rows[r + distance], high)
-            rows = swapped
-            distance //= 2
-        for j, row in enumerate(rows):
-            at = builder.gep(target, [ir.Constant(ir.IntType(64), j * lanes)])
-            builder.store(row, builder.bitcast(at, llvm_type(kind).as_pointer()), align=kind.element.bitwidth // 8)
-        return context.get_dummy_value()
-
-    return types.none(source, types.int64, types.int64, types.int64, target), build

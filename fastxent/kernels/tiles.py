@@ -12,32 +12,49 @@ from numba.extending import overload
 from fastxent.kernels import elementary
 from fastxent.kernels.elementary import LN_2, LOG2_E, MODERATE, exp_shifted, exp_shifted_over
 from fastxent.kernels.jit import inline
-from fastxent.kernels.memory import load, load_some, offset, store, store_double, transpose
-from fastxent.kernels.rows import add_terms, floor_exponent, lanes, two_words
-from fastxent.kernels.simd import fill, first_lanes, float64x8, fma, halves, is_float32, join, maximum, select, splat
+from fastxent.kernels.memory import load, offset, store, store_double
+from fastxent.kernels.rows import add_terms, floor_exponent, lanes, too_small, two_words
+from fastxent.kernels.simd import (
+    any_lane,
+    fill,
+    float64x8,
+    fma,
+    halves,
+    is_float32,
+    join,
+    maximum,
+    select,
+    splat,
+)  # fmt: skip
+from fastxent.kernels.transpose import adjacent_to_vectors, rows_to_vectors
 
 # Up to so many classes rows are done in tiles; with more, one row at a time. A function of C alone, as the bits are.
 TILE_CLASSES = 64
-TILE_SIZE = 16 * (TILE_CLASSES + 15)  # elements of a tile's buffer: fill_tile writes classes by sixteen
+TILE_SIZE = 16 * TILE_CLASSES  # elements of a tile's buffer
+PAIR_CLASSES = 3  # with so many, two are left beside the label's (or one, or none)
 # Rows of one block, whose figures are finished in vectors: a multiple of a tile's rows.
 ROWS = 256
 
 
 @inline
 def fill_tile(tile, p, step, m, n, class_step):
-    """Copy m rows of n classes (strides in elements) to a tile; lanes without a row are 0."""
+    """Copy m rows of n classes (strides in elements) to a tile; lanes without a row hold anything."""
     width = lanes(tile)
-    if class_step == 1:
-        for j in range(0, n, width):
-            transpose(offset(p, j), step, m, min(n - j, width), offset(tile, j * width))
-    elif step == 1:
-        here = first_lanes(m, fill(tile, 0.0))
+    if m == width and class_step == 1 and n >= 4:
+        for j in range(0, n, 4):
+            first = min(j, n - 4)  # the last four overlap those before
+            rows_to_vectors(offset(p, first), step, offset(tile, first * width), width)
+    elif m == width and class_step == 1 and n == 2 and step == 2:
+        adjacent_to_vectors(p, 2, tile)
+    elif m == width and class_step == 1 and n == 3 and step == 3:
+        adjacent_to_vectors(p, 3, tile)
+    elif m == width and step == 1:
         for j in range(n):
-            store(tile, j * width, load_some(p, j * class_step, here, 0.0))
+            store(tile, j * width, load(p, j * class_step))
     else:
         for j in range(n):
-            for r in range(width):
-                tile[j * width + r] = p[r * step + j * class_step] if r < m else 0.0
+            for r in range(m):
+                tile[j * width + r] = p[r * step + j * class_step]
 
 
 def store_sum(p, i, total, low, flag):
@@ -59,13 +76,64 @@ def _store_sum(p, i, total, low, flag):
     return both
 
 
+def small_rows(total, low, tile):
+    """The rows (as a mask of the type of ``tile``) whose sum is so small that what was floored would count."""
+
+
+@overload(small_rows, jit_options={"forceinline": True})
+def _small_rows(total, low, tile):
+    if is_float32(tile):
+        return lambda total, low, tile: join(total, low) < too_small(tile)
+    return lambda total, low, tile: total + low < too_small(tile)
+
+
 @inline
-def tile_term(tile, j, n, label, s, floor, magic, plain, factor, factor_low):
-    """Class j's terms of the rows of a tile; a label's own, and those past the last class, are as good as 0."""
-    v = load(tile, min(j, n - 1) * lanes(tile))
-    v = select(label == j, -math.inf, v) if j < n else fill(tile, -math.inf)
-    v = maximum(v - s, floor)
-    return exp_shifted(v, magic) if plain else exp_shifted_over(v, factor, factor_low, magic)
+def references(top, scaled):
+    """k and s for rows whose largest logit is ``top``, ``scaled`` by 1/T (rows.reference_of), and where top is -inf."""
+    moderate = maximum(scaled, -scaled) <= MODERATE
+    empty = top == -math.inf
+    k = select(moderate, fma(scaled, LOG2_E, elementary.rounding(top)) - elementary.rounding(top), 0.0)
+    return k, select(moderate | empty, 0.0, top), empty
+
+
+@inline
+def shifts(k, plain, scale):
+    """What makes exp_shifted (if plain) or exp_shifted_over leave out 2^k, and the least logit for it."""
+    magic = elementary.rounding(k) - k * (elementary.steps(k) if plain else 1.0)
+    return magic, (k + floor_exponent(k)) * (LN_2 / scale)
+
+
+@inline
+def tile_pair(tile, n, label, figures, r, scale, scale_low):
+    """tile_exp_sum for at most two classes beside the label's."""
+    width, plain = lanes(tile), scale == 1.0
+    first, missing = load(tile, 0), fill(tile, -math.inf)
+    second = load(tile, width) if n > 1 else missing
+    third = load(tile, 2 * width) if n > 2 else missing
+    own = select(label == 0, first, select(label == 1, second, third))
+    x, y = select(label == 0, second, first), select(label == 2, second, third)
+    top = maximum(x, y)
+    valid = (top < math.inf) & (y < math.inf)  # a NaN in y does not show in the maximum
+    factor, factor_low = two_words(tile, scale, scale_low)
+    k, s, empty = references(top, top * factor)
+    magic, floor = shifts(k, plain, scale)
+    x, y = maximum(x - s, floor), maximum(y - s, floor)
+    if plain:
+        total = exp_shifted(x, magic) + exp_shifted(y, magic)
+    else:
+        total = exp_shifted_over(x, factor, factor_low, magic) + exp_shifted_over(y, factor, factor_low, magic)
+    store_double(figures, r, select(valid, select(empty, 0.0, total), math.nan))
+    store_double(figures, ROWS + r, k)
+    store_double(figures, 2 * ROWS + r, s)
+    store_double(figures, 3 * ROWS + r, own)
+
+
+@inline
+def tile_term(tile, j, label, floor, magic, own):
+    """Class j's term of each row, for T = 1 and s = 0; 0 for the label's, whose logit goes to ``own``."""
+    v = load(tile, j * lanes(tile))
+    mine = label == j
+    return select(mine, 0.0, exp_shifted(maximum(v, floor), magic)), select(mine, v, own)
 
 
 @inline
@@ -74,34 +142,50 @@ def tile_exp_sum(tile, n, label, figures, r, scale, scale_low):
 
     ``label`` is an integer vector; -1 leaves no class out.
     """
-    width = lanes(tile)
-    top = fill(tile, -math.inf)
-    own = fill(tile, 0.0)
-    valid = top < math.inf
-    for j in range(n):
-        v = load(tile, j * width)
-        mine = label == j
-        own = select(mine, v, own)
-        v = select(mine, -math.inf, v)
-        valid = valid & (v < math.inf)
-        top = maximum(top, v)
+    width, plain = lanes(tile), scale == 1.0
     factor, factor_low = two_words(tile, scale, scale_low)
-    scaled = top * factor
-    moderate = maximum(scaled, -scaled) <= MODERATE
-    empty = top == -math.inf
-    k = select(moderate, fma(scaled, LOG2_E, elementary.rounding(tile)) - elementary.rounding(tile), 0.0)
-    s = select(moderate | empty, 0.0, top)
-    plain = scale == 1.0
-    magic = elementary.rounding(tile) - k * (elementary.steps(tile) if plain else 1.0)
-    floor = (k + floor_exponent(tile)) * (LN_2 / scale)
-    total, low = splat(0.0), splat(0.0)
-    for j in range(0, n, 4):
-        a = tile_term(tile, j, n, label, s, floor, magic, plain, factor, factor_low)
-        b = tile_term(tile, j + 1, n, label, s, floor, magic, plain, factor, factor_low)
-        c = tile_term(tile, j + 2, n, label, s, floor, magic, plain, factor, factor_low)
-        d = tile_term(tile, j + 3, n, label, s, floor, magic, plain, factor, factor_low)
-        total, low = add_terms(total, low, (a + b) + (c + d))
+    top = fill(tile, -math.inf)
+    for j in range(n):
+        top = maximum(top, load(tile, j * width))
+    own, seen = fill(tile, 0.0), fill(tile, 0.0)
+    for attempt in range(2):
+        k, s, empty = references(top, top * factor)
+        magic, floor = shifts(k, plain, scale)
+        total, low = splat(0.0), splat(0.0)
+        if plain and not any_lane(s != 0.0):
+            for j in range(0, n - 3, 4):
+                a, own = tile_term(tile, j, label, floor, magic, own)
+                b, own = tile_term(tile, j + 1, label, floor, magic, own)
+                c, own = tile_term(tile, j + 2, label, floor, magic, own)
+                d, own = tile_term(tile, j + 3, label, floor, magic, own)
+                total, low = add_terms(total, low, ((a + b) + c) + d)
+            terms = fill(tile, 0.0)
+            for j in range(n - n % 4, n):
+                a, own = tile_term(tile, j, label, floor, magic, own)
+                terms = terms + a
+            total, low = add_terms(total, low, terms)
+        else:
+            for j in range(0, n, 4):
+                terms = fill(tile, 0.0)
+                for i in range(j, min(j + 4, n)):
+                    v = load(tile, i * width)
+                    mine = label == i
+                    own = select(mine, v, own)
+                    x = maximum(v - s, floor)
+                    seen = seen + x  # exp_shifted_over may make a number of a NaN
+                    e = exp_shifted(x, magic) if plain else exp_shifted_over(x, factor, factor_low, magic)
+                    terms = terms + select(mine, 0.0, e)
+                total, low = add_terms(total, low, terms)
+        small = small_rows(total, low, tile)
+        if attempt == 1 or not any_lane(small):
+            break
+        # The label's class stands far above the others: their sum is taken relative to the largest of them.
+        others = fill(tile, -math.inf)
+        for j in range(n):
+            others = select(label == j, others, maximum(others, load(tile, j * width)))
+        top = select(small, others, top)
     # NaN for an invalid row, exactly 0 where every class but the label's is masked
+    valid = (top < math.inf) & (seen == seen)
     store_sum(figures, r, total, low, select(valid, select(empty, 0.0, fill(top, 1.0)), math.nan))
     store_double(figures, ROWS + r, k)
     store_double(figures, 2 * ROWS + r, s)

@@ -1,0 +1,120 @@
+"""Many classes: as many rows as a vector has lanes together, each read along its classes.
+
+What is across a row's lanes, and what is scalar, costs as much as a hundred classes: it is done for all rows of a
+group at once. A row's bits do not depend on the others: the group only shares instructions.
+"""
+
+import math
+
+import numpy as np
+from numba.extending import overload
+
+from fastxent.kernels import elementary
+from fastxent.kernels.elementary import LN_2, LOG2_E, MODERATE, exp_shifted, exponent_bits, whole_float
+from fastxent.kernels.jit import inline
+from fastxent.kernels.memory import load, load_some, offset, prefetch, store, store_double
+from fastxent.kernels.rows import LARGEST_SUM, add_terms, ahead, floor_exponent, highest_bits, lanes
+from fastxent.kernels.simd import (
+    any_lane,
+    bits,
+    fill,
+    first_lanes,
+    fma,
+    from_bits,
+    is_float32,
+    join,
+    lane_numbers,
+    maximum,
+    select,
+    splat,
+)  # fmt: skip
+from fastxent.kernels.tiles import ROWS
+from fastxent.kernels.transpose import max_across, sum_across
+
+
+@inline
+def near_one(a):
+    """a as 2^n times a number that is at most LARGEST_SUM, for vectors; n is 0 where it is already."""
+    n = select(a > LARGEST_SUM, (bits(a) >> 52) - 1023, 0)
+    return from_bits(bits(a) - (n << 52)), whole_float(n)
+
+
+def group_sums(sums, like):
+    """The sum of each row's eight, near one, and the powers of two that were taken out of it."""
+
+
+@overload(group_sums, jit_options={"forceinline": True})
+def _group_sums(sums, like):
+    if not is_float32(like):
+        return lambda sums, like: near_one(sum_across(sums, 8, 8))
+
+    def both(sums, like):
+        a, n = near_one(sum_across(sums, 8, 8))
+        b, n_b = near_one(sum_across(offset(sums, 64), 8, 8))
+        return join(a, b), join(n, n_b)
+
+    return both
+
+
+@inline
+def group_exp_sums(p, step, m, n, label, r, figures, sums):
+    """A and k of m rows without their labels' classes, to ``figures``, column r on; T = 1, s = 0, each row read once.
+
+    The reference is the largest of a row's first vector. A is NaN, or far too small, where that does not serve.
+    """
+    width = lanes(p)
+    top = max_across(p, step, m)
+    moderate = maximum(top, -top) <= MODERATE
+    exponents = fma(select(moderate, top, 0.0), LOG2_E, elementary.rounding(p)) - elementary.rounding(p)
+    store_double(figures, ROWS + r, exponents)
+    full = n // width
+    last = (full - 1) * width
+    rest = first_lanes(n - full * width, top)
+    for row in range(m):
+        z = offset(p, row * step)
+        k = np.float64(figures[ROWS + r + row])
+        magic = fill(p, elementary.rounding(p) - k * elementary.steps(p))
+        floor = fill(p, (k + floor_exponent(p)) * LN_2)
+        y = label[r + row]
+        own = min(max(y, 0) // width * width, last)
+        prefetch(z, width * step)
+        # The vector with the label's class comes first, so that the others need no mask.
+        x = maximum(select(lane_numbers(floor) == y - own, -math.inf, load(z, own)), floor)
+        highest = exponent_bits(x, magic)
+        terms = exp_shifted(x, magic)
+        if last + width < n:
+            v = load_some(z, last + width, rest, -math.inf)
+            x = maximum(select(lane_numbers(v) == y - (last + width), -math.inf, v), floor)
+            highest = maximum(highest, exponent_bits(x, magic))
+            terms = terms + exp_shifted(x, magic)
+        total, low = add_terms(splat(0.0), splat(0.0), terms)
+        for i in range(0, last - 3 * width, 4 * width):
+            for j in range(4):
+                prefetch(z, i + ahead(p) + j * width)  # a vector is a cache line
+            a, b = load(z, beside(i, own, width)), load(z, beside(i + width, own, width))
+            c, d = load(z, beside(i + 2 * width, own, width)), load(z, beside(i + 3 * width, own, width))
+            a, b, c, d = maximum(a, floor), maximum(b, floor), maximum(c, floor), maximum(d, floor)
+            highest = maximum(highest, maximum(exponent_bits(a, magic), exponent_bits(b, magic)))
+            highest = maximum(highest, maximum(exponent_bits(c, magic), exponent_bits(d, magic)))
+            a, b, c, d = exp_shifted(a, magic), exp_shifted(b, magic), exp_shifted(c, magic), exp_shifted(d, magic)
+            total, low = add_terms(total, low, (a + b) + (c + d))
+        terms = fill(p, 0.0)
+        for i in range(last - last % (4 * width), last, width):
+            prefetch(z, i + ahead(p))
+            x = maximum(load(z, beside(i, own, width)), floor)
+            highest = maximum(highest, exponent_bits(x, magic))
+            terms = terms + exp_shifted(x, magic)
+        total, low = add_terms(total, low, terms)
+        total = total + low
+        if any_lane(highest > highest_bits(p)):
+            total = splat(math.nan)
+        store(sums, row * 8, total)
+    a, n_a = group_sums(sums, p)
+    store_double(figures, r, a)
+    store_double(figures, ROWS + r, exponents + n_a)
+
+
+@inline
+def beside(i, own, width):
+    """The i-th element but those of the vector at ``own``."""
+    return i + width if i >= own else i

@@ -1,0 +1,162 @@
+"""Rows in memory <-> vectors that hold one class of many rows, by shuffles in registers.
+
+A row is as many lanes of a vector (16 rows of float32, 8 of float64). Nothing is read or written outside the elements
+that a function names, and no mask is needed.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from fastxent.kernels.memory import memory_kind, read
+from fastxent.kernels.narrow import stored
+from fastxent.kernels.simd import Vector, llvm_type, shuffle
+
+__all__ = ["adjacent_to_vectors", "max_across", "rows_to_vectors", "sum_across", "vectors_to_rows"]
+
+PIECE = 4  # elements of a row that are moved together
+
+
+def _exchange(builder, vectors, lanes):
+    """Four vectors of pieces of four lanes: lane j of each vector's piece goes to vector j, piece by piece.
+
+    It is its own inverse. Shuffles within 128 bits cost least: four lanes of float32, two of float64.
+    """
+
+    def pairs(a, b, places):
+        """Of each piece the lanes ``places``, counted through the piece of a and then that of b."""
+        chosen = [piece + (i if i < PIECE else lanes + i - PIECE) for piece in range(0, lanes, PIECE) for i in places]
+        return shuffle(builder, a, b, chosen)
+
+    a, b, c, d = vectors
+    if lanes == 16:
+        first, second = (0, 4, 1, 5), (2, 6, 3, 7)  # interleave, then join halves
+        ab0, ab1, cd0, cd1 = pairs(a, b, first), pairs(a, b, second), pairs(c, d, first), pairs(c, d, second)
+        low, high = (0, 1, 4, 5), (2, 3, 6, 7)
+        return pairs(ab0, cd0, low), pairs(ab0, cd0, high), pairs(ab1, cd1, low), pairs(ab1, cd1, high)
+    even, odd = (0, 4, 2, 6), (1, 5, 3, 7)
+    ab0, ab1, cd0, cd1 = pairs(a, b, even), pairs(a, b, odd), pairs(c, d, even), pairs(c, d, odd)
+    low, high = (0, 1, 4, 5), (2, 3, 6, 7)
+    return pairs(ab0, cd0, low), pairs(ab1, cd1, low), pairs(ab0, cd0, high), pairs(ab1, cd1, high)
+
+
+def _at(builder, p, index, kind):
+    """The pointer ``index`` elements on, to a vector of a kind; and its alignment in bytes."""
+    at = builder.gep(p, [index if isinstance(index, ir.Value) else ir.Constant(ir.IntType(64), index)])
+    return builder.bitcast(at, llvm_type(kind).as_pointer()), kind.element.bitwidth // 8
+
+
+def _get(builder, p, index, kind):
+    at, align = _at(builder, p, index, kind)
+    return builder.load(at, align=align, typ=llvm_type(kind))
+
+
+def _put(builder, p, index, value, kind):
+    at, align = _at(builder, p, index, kind)
+    builder.store(value, at, align=align)
+
+
+def _times(builder, step, n):
+    return builder.mul(step, ir.Constant(ir.IntType(64), n))
+
+
+@intrinsic
+def rows_to_vectors(typingctx, source, step, target, target_step):
+    """Four elements of each row, rows ``step`` apart, to four vectors ``target_step`` apart: element j to vector j."""
+    kind = memory_kind(source)
+    piece, lanes = Vector(stored(source), PIECE), kind.lanes
+
+    def build(context, builder, sig, args):
+        base, step, target, target_step = args
+        vectors = []
+        for r in range(PIECE):
+            places = [_times(builder, step, row) for row in range(r, lanes, PIECE)]
+            pieces, width = [_get(builder, base, place, piece) for place in places], PIECE
+            while width < lanes:
+                width *= 2
+                pieces = [shuffle(builder, a, b, range(width)) for a, b in zip(pieces[::2], pieces[1::2], strict=True)]
+            vectors.append(read(context, builder, pieces[0], kind, source))
+        for j, vector in enumerate(_exchange(builder, vectors, lanes)):
+            _put(builder, target, _times(builder, target_step, j), vector, kind)
+        return context.get_dummy_value()
+
+    return types.none(source, types.int64, target, types.int64), build
+
+
+@intrinsic
+def vectors_to_rows(typingctx, source, source_step, target, step):
+    """The way back: four vectors ``source_step`` apart to four elements of each row, ``step`` apart; the same type."""
+    kind = memory_kind(source).of(stored(source))
+    piece, lanes = Vector(kind.element, PIECE), kind.lanes
+
+    def build(context, builder, sig, args):
+        base, source_step, target, step = args
+        vectors = [_get(builder, base, _times(builder, source_step, j), kind) for j in range(PIECE)]
+        for r, vector in enumerate(_exchange(builder, vectors, lanes)):
+            for row in range(r, lanes, PIECE):
+                value = shuffle(builder, vector, vector, range(row - r, row - r + PIECE))
+                _put(builder, target, _times(builder, step, row), value, piece)
+        return context.get_dummy_value()
+
+    return types.none(source, types.int64, target, types.int64), build
+
+
+@intrinsic(prefer_literal=True)
+def adjacent_to_vectors(typingctx, source, n, target):
+    """Rows of n elements (a small constant) without gaps between them, to n vectors: element j to vector j."""
+    kind = memory_kind(source)
+    kept, lanes, n_classes = kind.of(stored(source)), kind.lanes, n.literal_value
+
+    def build(context, builder, sig, args):
+        base, _, target = args
+        vectors = [_get(builder, base, j * lanes, kept) for j in range(n_classes)]
+        vectors = [read(context, builder, vector, kind, source) for vector in vectors]
+        for j in range(n_classes):
+            value = vectors[0]
+            places = [divmod(place, lanes) for place in range(j, n_classes * lanes, n_classes)]
+            for v in range(1, n_classes):  # lanes from vector v; the others as they are, at first from vector 0
+                before = [lane if v == 1 else r for r, (_, lane) in enumerate(places)]
+                chosen = [lanes + lane if of == v else before[r] for r, (of, lane) in enumerate(places)]
+                value = shuffle(builder, value, vectors[v], chosen)
+            _put(builder, target, j * lanes, value, kind)
+        return context.get_dummy_value()
+
+    return types.none(source, n, target), build
+
+
+def _across(combine):
+    """A function of rows as long as a vector, ``step`` apart: lane r is what ``combine`` makes of row r, or the last.
+
+    The order is a fixed tree, that of simd.add_reduce and simd.max_reduce.
+    """
+
+    @intrinsic
+    def across(typingctx, p, step, m):
+        kind = memory_kind(p)
+        kept, lanes = kind.of(stored(p)), kind.lanes
+
+        def build(context, builder, sig, args):
+            base, step, m = args
+            end = builder.sub(m, ir.Constant(ir.IntType(64), 1))
+            rows = []
+            for r in range(lanes):
+                row = ir.Constant(ir.IntType(64), r)
+                row = builder.select(builder.icmp_signed("<", row, end), row, end)
+                row = _get(builder, base, builder.mul(row, step), kept)
+                rows.append(read(context, builder, row, kind, p))
+            while len(rows) > 1:
+                half = len(rows) // 2  # what is left of a row's piece when this step is done
+                pieces = range(0, lanes, 2 * half)
+                low = [piece + other + i for piece in pieces for other in (0, lanes) for i in range(half)]
+                high = [i + half for i in low]
+                pairs = list(zip(rows[:half], rows[half:], strict=True))
+                rows = [combine(builder, shuffle(builder, *pair, low), shuffle(builder, *pair, high)) for pair in pairs]
+            return rows[0]
+
+        return kind(p, types.int64, types.int64), build
+
+    return across
+
+
+max_across = _across(lambda builder, a, b: builder.select(builder.fcmp_ordered("<", a, b), b, a))
+sum_across = _across(lambda builder, a, b: builder.fadd(a, b))
