@@ -23,9 +23,9 @@ from fastxent.kernels.memory import (
     store,
     store_some,
     store_some_double,
-    transpose,
 )  # fmt: skip
 from fastxent.kernels.simd import first_lanes, splat
+from fastxent.kernels.transpose import rows_to_vectors
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 FORMATS = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -55,7 +55,8 @@ def kernels():
             for j in range(16):
                 out[3, i + j] = p[i + j]
         for i in range(0, n, 256):
-            transpose(offset(p, i), 16, 16, 16, pointer(out, 4 * n + i))
+            for j in range(0, 16, 4):
+                rows_to_vectors(offset(p, i + j), 16, pointer(out, 4 * n + i + 16 * j), 16)
 
     @compiled
     def write(values, n, like, whole, masked, doubles, single):

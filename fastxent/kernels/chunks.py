@@ -93,7 +93,7 @@ def hard_cross_entropy_tiles(
     factors = scratch(np.float64, 0, ROWS)
     label = scratch(np.int64, 0, LABELS)
     call, work = (integers, reals, labels, class_weight, sample_weight), (figures, values, factors, label)
-    tile = room(like, TILE_SIZE)
+    tile = scratch(read_type(like), 0, TILE_SIZE)
     _hard_losses(tile_figures, TILE_CLASSES, start, stop, like, call, work, tile, out, sums, report)
 
 
@@ -282,7 +282,7 @@ def hard_log_loss_tiles(
     factors = scratch(np.float64, 0, ROWS)
     label = scratch(np.int64, 0, LABELS)
     call, work = (integers, reals, labels, class_weight, sample_weight), (figures, values, factors, label)
-    tile = room(like, TILE_SIZE)
+    tile = scratch(read_type(like), 0, TILE_SIZE)
     _hard_log_losses(tile_probabilities, TILE_CLASSES, start, stop, like, call, work, tile, out, sums, report)
 
 

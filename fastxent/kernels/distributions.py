@@ -28,7 +28,7 @@ from fastxent.kernels.figures import LABELS, left_out, nll_of, row_figures, tile
 from fastxent.kernels.finish import log_sum
 from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.memory import load, offset, pointer, scratch, store_some, streamed
-from fastxent.kernels.narrow import room
+from fastxent.kernels.narrow import read_type, room
 from fastxent.kernels.probabilities import LOGITS, information
 from fastxent.kernels.rows import exp_sum_over
 from fastxent.kernels.simd import fill, first_lanes
@@ -72,7 +72,7 @@ def logsumexp_tiles(start, stop, like, t_like, integers, reals, labels, class_we
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
     figures = scratch(np.float64, 4, ROWS)
     label = scratch(np.int64, 0, LABELS)
-    tile = room(like, TILE_SIZE)
+    tile = scratch(read_type(like), 0, TILE_SIZE)
     label[:] = -1
     i = start
     while i < stop:

@@ -16,7 +16,7 @@ from fastxent.kernels.memory import load_integers, offset, pointer, scratch
 from fastxent.kernels.row_groups import group_exp_sums
 from fastxent.kernels.rows import exp_sum, exp_sum_over, lanes, largest, moments, near_one, too_small
 from fastxent.kernels.simd import fill
-from fastxent.kernels.tiles import PAIR_CLASSES, ROWS, fill_tile, tile_exp_sum, tile_pair
+from fastxent.kernels.tiles import PAIR_CLASSES, ROWS, TILES, fill_tiles, tile_exp_sum, tile_pair, tile_row
 
 # Labels are read in vectors, past the last one.
 LABELS = ROWS + 16
@@ -39,14 +39,16 @@ def _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, pair):
     """The same, with or without what is quicker for hardly any classes."""
     p, f, q = strided(view, like, i), pointer(figures, 0), pointer(tile, 0)
     width = lanes(q)
-    for start in range(0, m, width):
-        r = min(start, max(m - width, 0))  # the last tile overlaps the one before, so that it is full
-        fill_tile(q, offset(p, r * view[2]), view[2], min(width, m), n, view[3])
-        labels = load_integers(pointer(label, r), 0, fill(p, 0.0))
-        if pair:
-            tile_pair(q, n, labels, f, r, scale, scale_low)
-        else:
-            tile_exp_sum(q, n, labels, f, r, scale, scale_low)
+    for start in range(0, m, TILES * width):
+        n_tiles = min((m - start + width - 1) // width, TILES)
+        fill_tiles(q, p, view[2], start, n_tiles, m, n, view[3])
+        for t in range(n_tiles):
+            r, one = tile_row(q, start, t, m), offset(q, t * n * width)
+            labels = load_integers(pointer(label, r), 0, fill(p, 0.0))
+            if pair:
+                tile_pair(one, n, labels, f, r, scale, scale_low)
+            else:
+                tile_exp_sum(one, n, labels, f, r, scale, scale_low)
 
 
 @inline
@@ -55,19 +57,22 @@ def row_figures(view, like, n, i, m, label, scale, scale_low, figures, buffer):
     p, step = row_block(view, like, i, m, n, buffer)
     f, width = pointer(figures, 0), lanes(p)
     sums = scratch(np.float64, 0, 128)
-    if scale == 1.0:
+    serves = scale == 1.0
+    if serves:
         for r in range(0, m, width):
-            group_exp_sums(offset(p, r * step), step, min(width, m - r), n, label, r, f, pointer(sums, 0))
+            group = offset(p, r * step)
+            serves &= group_exp_sums(group, step, min(width, m - r), n, label, r, f, pointer(sums, 0))
+    y = pointer(label, 0)
     for r in range(m):
-        row = offset(p, r * step)
-        figures[2, r] = 0.0
-        if scale != 1.0 or not figures[0, r] >= too_small(p):
-            a, k, s = exp_sum_over(row, n, label[r], scale, scale_low)
-            a, k = near_one(a, k)
-            figures[0, r] = a
-            figures[1, r] = k
-            figures[2, r] = s
-        figures[3, r] = row[max(label[r], 0)]
+        f[3 * ROWS + r] = p[r * step + max(y[r], 0)]
+    if not serves:
+        for r in range(m):
+            if scale != 1.0 or not figures[0, r] >= too_small(p):
+                a, k, s = exp_sum_over(offset(p, r * step), n, label[r], scale, scale_low)
+                a, k = near_one(a, k)
+                figures[0, r] = a
+                figures[1, r] = k
+                figures[2, r] = s
 
 
 @inline

@@ -6,14 +6,13 @@ group at once. A row's bits do not depend on the others: the group only shares i
 
 import math
 
-import numpy as np
 from numba.extending import overload
 
 from fastxent.kernels import elementary
 from fastxent.kernels.elementary import LN_2, LOG2_E, MODERATE, exp_shifted, exponent_bits, whole_float
 from fastxent.kernels.jit import inline
 from fastxent.kernels.memory import load, load_some, offset, prefetch, store, store_double
-from fastxent.kernels.rows import LARGEST_SUM, add_terms, ahead, floor_exponent, highest_bits, lanes
+from fastxent.kernels.rows import LARGEST_SUM, add_terms, ahead, floor_exponent, highest_bits, lanes, too_small
 from fastxent.kernels.simd import (
     any_lane,
     bits,
@@ -58,23 +57,23 @@ def _group_sums(sums, like):
 
 @inline
 def group_exp_sums(p, step, m, n, label, r, figures, sums):
-    """A and k of m rows without their labels' classes, to ``figures``, column r on; T = 1, s = 0, each row read once.
+    """A, k and s = 0 of m rows without their labels' classes, to ``figures``, column r on; T = 1, each row read once.
 
-    The reference is the largest of a row's first vector. A is NaN, or far too small, where that does not serve.
+    The reference is the largest of a row's first vector. A is NaN, or far too small, where that does not serve: last
+    comes whether it always did.
     """
     width = lanes(p)
     top = max_across(p, step, m)
     moderate = maximum(top, -top) <= MODERATE
-    exponents = fma(select(moderate, top, 0.0), LOG2_E, elementary.rounding(p)) - elementary.rounding(p)
-    store_double(figures, ROWS + r, exponents)
+    k = fma(select(moderate, top, 0.0), LOG2_E, elementary.rounding(p)) - elementary.rounding(p)
+    store_double(figures, r, elementary.rounding(p) - k * elementary.steps(p))
+    store_double(figures, ROWS + r, (k + floor_exponent(p)) * LN_2)
     full = n // width
     last = (full - 1) * width
-    rest = first_lanes(n - full * width, top)
+    rest, rows = first_lanes(n - full * width, top), first_lanes(m, top)
     for row in range(m):
         z = offset(p, row * step)
-        k = np.float64(figures[ROWS + r + row])
-        magic = fill(p, elementary.rounding(p) - k * elementary.steps(p))
-        floor = fill(p, (k + floor_exponent(p)) * LN_2)
+        magic, floor = fill(p, figures[r + row]), fill(p, figures[ROWS + r + row])
         y = label[r + row]
         own = min(max(y, 0) // width * width, last)
         prefetch(z, width * step)
@@ -111,7 +110,9 @@ def group_exp_sums(p, step, m, n, label, r, figures, sums):
         store(sums, row * 8, total)
     a, n_a = group_sums(sums, p)
     store_double(figures, r, a)
-    store_double(figures, ROWS + r, exponents + n_a)
+    store_double(figures, ROWS + r, k + n_a)
+    store_double(figures, 2 * ROWS + r, fill(p, 0.0))
+    return not any_lane(~(a >= too_small(p)) & rows)
 
 
 @inline

@@ -30,10 +30,36 @@ from fastxent.kernels.transpose import adjacent_to_vectors, rows_to_vectors
 
 # Up to so many classes rows are done in tiles; with more, one row at a time. A function of C alone, as the bits are.
 TILE_CLASSES = 64
-TILE_SIZE = 16 * TILE_CLASSES  # elements of a tile's buffer
+TILES = 4  # so many are filled together
+TILE_SIZE = 16 * TILES * TILE_CLASSES  # elements of their buffer
 PAIR_CLASSES = 3  # with so many, two are left beside the label's (or one, or none)
 # Rows of one block, whose figures are finished in vectors: a multiple of a tile's rows.
 ROWS = 256
+
+
+@inline
+def fill_tiles(tiles, p, step, start, n_tiles, m, n, class_step):
+    """Copy the rows of some tiles, from row ``start`` of m on (see tile_row), to one tile after the other.
+
+    Rows side by side are read across all tiles, class by class: with classes a power of two apart the cache would lose
+    a line that one tile shares with the next one.
+    """
+    width = lanes(tiles)
+    if step == 1 and class_step != 1 and m >= width:
+        for j in range(n):
+            for t in range(n_tiles):
+                v = load(p, j * class_step + tile_row(tiles, start, t, m))
+                store(tiles, (t * n + j) * width, v)
+    else:
+        for t in range(n_tiles):
+            row = offset(p, tile_row(tiles, start, t, m) * step)
+            fill_tile(offset(tiles, t * n * width), row, step, min(width, m), n, class_step)
+
+
+@inline
+def tile_row(tiles, start, t, m):
+    """The first row of a tile. The last tile of m rows overlaps the one before, so that it is full."""
+    return min(start + t * lanes(tiles), max(m - lanes(tiles), 0))
 
 
 @inline
