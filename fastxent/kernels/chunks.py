@@ -42,7 +42,7 @@ from fastxent.kernels.blocks import (
 from fastxent.kernels.figures import LABELS, nll_of, row_figures, tile_figures
 from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.memory import load, offset, pointer, prefetch, scratch
-from fastxent.kernels.narrow import read_type, room
+from fastxent.kernels.narrow import read_type
 from fastxent.kernels.probabilities import probability_sum, soft_log_loss, soft_nll
 from fastxent.kernels.probability_blocks import label_losses, row_probabilities, sums_at_fault, tile_probabilities
 from fastxent.kernels.simd import any_lane, splat

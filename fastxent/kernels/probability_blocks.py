@@ -12,7 +12,7 @@ from fastxent.kernels.memory import load, load_integers, offset, pointer, store,
 from fastxent.kernels.probabilities import clipped_log_loss, probability_sum, tile_probability_sum
 from fastxent.kernels.rows import lanes
 from fastxent.kernels.simd import any_lane, fill, first_lanes, is_float32, join, maximum, select, splat
-from fastxent.kernels.tiles import ROWS, fill_tile
+from fastxent.kernels.tiles import ROWS, fill_tile, tile_row
 
 
 @inline
@@ -33,8 +33,9 @@ def tile_probabilities(view, like, n, i, m, label, normalize, figures, tile):
     """The same for few classes, in tiles."""
     p, f, q = strided(view, like, i), pointer(figures, 0), pointer(tile, 0)
     width = lanes(q)
-    for r in range(0, m, width):
-        fill_tile(q, offset(p, r * view[2]), view[2], min(width, m - r), n, view[3])
+    for start in range(0, m, width):
+        r = tile_row(q, start, 0, m)
+        fill_tile(q, offset(p, r * view[2]), view[2], min(width, m), n, view[3])
         tile_probability_sum(q, n, load_integers(pointer(label, r), 0, fill(p, 0.0)), f, r)
 
 
