@@ -16,7 +16,7 @@ from fastxent.kernels.memory import load_integers, offset, pointer, scratch
 from fastxent.kernels.row_groups import group_exp_sums
 from fastxent.kernels.rows import exp_sum, exp_sum_over, lanes, largest, moments, near_one, too_small
 from fastxent.kernels.simd import fill
-from fastxent.kernels.tiles import PAIR_CLASSES, ROWS, TILES, fill_tiles, tile_exp_sum, tile_pair, tile_row
+from fastxent.kernels.tiles import PAIR_CLASSES, ROWS, TILES, add_tops, fill_tiles, tile_exp_sum, tile_pair, tile_row
 
 # Labels are read in vectors, past the last one.
 LABELS = ROWS + 16
@@ -42,8 +42,10 @@ def _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, pair):
     for start in range(0, m, TILES * width):
         n_tiles = min((m - start + width - 1) // width, TILES)
         fill_tiles(q, p, view[2], start, n_tiles, m, n, view[3])
+        if not pair:
+            add_tops(q, n_tiles, n)
         for t in range(n_tiles):
-            r, one = tile_row(q, start, t, m), offset(q, t * n * width)
+            r, one = tile_row(q, start, t, m), offset(q, t * (n + 1) * width)
             labels = load_integers(pointer(label, r), 0, fill(p, 0.0))
             if pair:
                 tile_pair(one, n, labels, f, r, scale, scale_low)

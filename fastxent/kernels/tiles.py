@@ -31,7 +31,7 @@ from fastxent.kernels.transpose import adjacent_to_vectors, rows_to_vectors
 # Up to so many classes rows are done in tiles; with more, one row at a time. A function of C alone, as the bits are.
 TILE_CLASSES = 64
 TILES = 4  # so many are filled together
-TILE_SIZE = 16 * TILES * TILE_CLASSES  # elements of their buffer
+TILE_SIZE = 16 * TILES * (TILE_CLASSES + 1)  # elements of their buffer: the largest logits follow the classes
 PAIR_CLASSES = 3  # with so many, two are left beside the label's (or one, or none)
 # Rows of one block, whose figures are finished in vectors: a multiple of a tile's rows.
 ROWS = 256
@@ -49,17 +49,29 @@ def fill_tiles(tiles, p, step, start, n_tiles, m, n, class_step):
         for j in range(n):
             for t in range(n_tiles):
                 v = load(p, j * class_step + tile_row(tiles, start, t, m))
-                store(tiles, (t * n + j) * width, v)
+                store(tiles, (t * (n + 1) + j) * width, v)
     else:
         for t in range(n_tiles):
             row = offset(p, tile_row(tiles, start, t, m) * step)
-            fill_tile(offset(tiles, t * n * width), row, step, min(width, m), n, class_step)
+            fill_tile(offset(tiles, t * (n + 1) * width), row, step, min(width, m), n, class_step)
 
 
 @inline
 def tile_row(tiles, start, t, m):
     """The first row of a tile. The last tile of m rows overlaps the one before, so that it is full."""
     return min(start + t * lanes(tiles), max(m - lanes(tiles), 0))
+
+
+@inline
+def add_tops(tiles, n_tiles, n):
+    """The largest logit of every row becomes a class n of its own: apart from what waits for it."""
+    width = lanes(tiles)
+    for t in range(n_tiles):
+        tile = offset(tiles, t * (n + 1) * width)
+        top = fill(tile, -math.inf)
+        for j in range(n):
+            top = maximum(top, load(tile, j * width))
+        store(tile, n * width, top)
 
 
 @inline
@@ -170,9 +182,7 @@ def tile_exp_sum(tile, n, label, figures, r, scale, scale_low):
     """
     width, plain = lanes(tile), scale == 1.0
     factor, factor_low = two_words(tile, scale, scale_low)
-    top = fill(tile, -math.inf)
-    for j in range(n):
-        top = maximum(top, load(tile, j * width))
+    top = load(tile, n * width)
     own, seen = fill(tile, 0.0), fill(tile, 0.0)
     for attempt in range(2):
         k, s, empty = references(top, top * factor)
