@@ -1,5 +1,6 @@
 """What a fresh process pays before its first result, and the cache of compiled kernels behind it."""
 
+import importlib.util
 import itertools
 import math
 import os
@@ -100,6 +101,15 @@ def test_first_result_with_a_cold_cache_takes_less_than_six_seconds(tmp_path):
     command = [sys.executable, "-c", FIRST_RESULT]
     folders = (str(tmp_path / str(i)) for i in itertools.count())
     assert succeeds_within(6, lambda: elapsed_s(command, FASTXENT_CACHE_DIR=next(folders)), attempts=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cross_entropy, 10 classes", "cross_entropy, 1000 classes"])
+def test_the_cross_entropy_of_float32_compiles_in_less_than_four_seconds(name):
+    spec = importlib.util.spec_from_file_location("compile_times", PACKAGE.parent / "ci" / "compile_times.py")
+    compile_times = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(compile_times)
+    assert succeeds_within(4, lambda: compile_times.compile_time_s(compile_times.CALLS[name]), attempts=4)
 
 
 def test_nothing_compiles_with_a_warm_cache(warm):

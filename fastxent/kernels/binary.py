@@ -16,7 +16,7 @@ from numba.extending import overload
 
 from fastxent.kernels import elementary
 from fastxent.kernels.elementary import EXPONENT32, ONE_BITS32, SQRT_HALF_BITS32
-from fastxent.kernels.jit import inline
+from fastxent.kernels.jit import INLINE, inline
 from fastxent.kernels.memory import load, load_double, prefetch, store, store_double
 from fastxent.kernels.simd import (
     any_lane,
@@ -95,7 +95,7 @@ def magnitude(x):
     """The absolute value."""
 
 
-@overload(magnitude, jit_options={"forceinline": True})
+@overload(magnitude, jit_options=INLINE)
 def _magnitude(x):
     mask = 0x7FFFFFFF if is_float32(x) else 0x7FFFFFFFFFFFFFFF
     return lambda x: from_bits(bits(x) & mask)
@@ -133,7 +133,7 @@ def softened(size):
     """ln(1 + e^-size) for 0 <= size <= moderate."""
 
 
-@overload(softened, jit_options={"forceinline": True})
+@overload(softened, jit_options=INLINE)
 def _softened(size):
     if is_float32(size):
         return lambda size: elementary.log1p_unit32(elementary.exp_shifted(-size, fill(size, elementary.ROUND32)))
@@ -144,7 +144,7 @@ def _both_narrow(p, t):
     """Whether both are float32."""
 
 
-@overload(_both_narrow, jit_options={"forceinline": True})
+@overload(_both_narrow, jit_options=INLINE)
 def _both_narrow_of(p, t):
     result = is_float32(p) and is_float32(t)
     return lambda p, t: result
@@ -157,7 +157,7 @@ def narrow_logits(p, t, v, m, largest):
     """
 
 
-@overload(narrow_logits, jit_options={"forceinline": True})
+@overload(narrow_logits, jit_options=INLINE)
 def _narrow_logits(p, t, v, m, largest):
     if not (is_float32(p) and is_float32(t)):
         return lambda p, t, v, m, largest: (largest, largest)
@@ -212,7 +212,7 @@ def narrow_probabilities(p, t, v, m, low, high):
     """Losses of m float32 probabilities where _is_near, without pos_weight. Whether some were not."""
 
 
-@overload(narrow_probabilities, jit_options={"forceinline": True})
+@overload(narrow_probabilities, jit_options=INLINE)
 def _narrow_probabilities(p, t, v, m, low, high):
     if not (is_float32(p) and is_float32(t)):
         return lambda p, t, v, m, low, high: True

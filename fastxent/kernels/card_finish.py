@@ -12,7 +12,7 @@ from numba.extending import overload
 
 from fastxent.kernels import elementary
 from fastxent.kernels.elementary import LN_2, fma
-from fastxent.kernels.jit import inline
+from fastxent.kernels.jit import INLINE, inline
 from fastxent.kernels.memory import load, pointer, store, store_some
 from fastxent.kernels.simd import bits, first_lanes, from_bits, halves, is_float32, maximum, select
 from fastxent.kernels.tiles import ROWS
@@ -30,7 +30,7 @@ def unit_of(like, k, s, top, scale, scale_low):
     """2^k·e^((s - top)·(scale + scale_low)), the unit of a row's sums, for eight rows; never much above 1."""
 
 
-@overload(unit_of, jit_options={"forceinline": True})
+@overload(unit_of, jit_options=INLINE)
 def _unit_of(like, k, s, top, scale, scale_low):
     if is_float32(like):
 
@@ -58,7 +58,7 @@ def decay(like, distance):
     """e^-distance for a distance >= 0."""
 
 
-@overload(decay, jit_options={"forceinline": True})
+@overload(decay, jit_options=INLINE)
 def _decay(like, distance):
     if is_float32(like):
         return lambda like, distance: elementary.rough_exp(maximum(-distance, -700.0), 0.0)
@@ -69,7 +69,7 @@ def log1p(like, x):
     """ln(1 + x) for x >= 0."""
 
 
-@overload(log1p, jit_options={"forceinline": True})
+@overload(log1p, jit_options=INLINE)
 def _log1p(like, x):
     if is_float32(like):
         return lambda like, x: elementary.rough_log1p(x)
@@ -80,7 +80,7 @@ def settled(like, x):
     """A figure with the bits that it keeps; x >= 0."""
 
 
-@overload(settled, jit_options={"forceinline": True})
+@overload(settled, jit_options=INLINE)
 def _settled(like, x):
     if is_float32(like):
         return lambda like, x: from_bits((bits(x) + (1 << 28)) & -(1 << 29))
@@ -91,7 +91,7 @@ def settled_share(like, q):
     """A share with the bits that it keeps."""
 
 
-@overload(settled_share, jit_options={"forceinline": True})
+@overload(settled_share, jit_options=INLINE)
 def _settled_share(like, q):
     if is_float32(like):
         return lambda like, q: (q + SHARE_ROUNDING) - SHARE_ROUNDING
@@ -139,7 +139,7 @@ def finish_tile(sums, k, s, top, own, scale, scale_low, card, r, m):
     """The same for a tile of rows, whose sums are those of card_rows.add_products."""
 
 
-@overload(finish_tile, jit_options={"forceinline": True})
+@overload(finish_tile, jit_options=INLINE)
 def _finish_tile(sums, k, s, top, own, scale, scale_low, card, r, m):
     if not is_float32(k):
 
@@ -166,7 +166,7 @@ def put_integers(p, r, m, values):
     """Store the first m of a vector of integers as int64."""
 
 
-@overload(put_integers, jit_options={"forceinline": True})
+@overload(put_integers, jit_options=INLINE)
 def _put_integers(p, r, m, values):
     if values.lanes == 8:
         return lambda p, r, m, values: put(p, r, m, values)

@@ -19,7 +19,7 @@ from numba.extending import overload
 from fastxent.kernels import elementary
 from fastxent.kernels.card_finish import NO_UNIT, OWN, SPREAD, SQUARES, TOP, A, K, S
 from fastxent.kernels.elementary import LN_2, exp_shifted, exp_shifted_over
-from fastxent.kernels.jit import inline
+from fastxent.kernels.jit import INLINE, inline
 from fastxent.kernels.memory import load, prefetch
 from fastxent.kernels.rows import lanes, largest_but, part, reference_of, two_sum, two_words
 from fastxent.kernels.simd import (
@@ -50,7 +50,7 @@ def add_products(sums, e, d):
     """Add four vectors e, then e·d, then e² to three totals, each in two vectors of 8 x float64."""
 
 
-@overload(add_products, jit_options={"forceinline": True})
+@overload(add_products, jit_options=INLINE)
 def _add_products(sums, e, d):
     if e[0] == float64x8:
 

@@ -9,7 +9,7 @@ from fastxent.kernels.blocks import strided
 from fastxent.kernels.card_finish import IGNORED, INVALID, NO_UNIT, blank, finish_tile, put_integers
 from fastxent.kernels.card_rows import far, floor_exponent, lift, too_small
 from fastxent.kernels.elementary import LN_2, LOG2_E, MODERATE, exp_shifted, exp_shifted_over
-from fastxent.kernels.jit import inline
+from fastxent.kernels.jit import INLINE, inline
 from fastxent.kernels.memory import load, load_integers, offset, pointer
 from fastxent.kernels.rows import lanes, two_sum, two_words
 from fastxent.kernels.simd import (
@@ -135,7 +135,7 @@ def add_terms(sums, a, b, c):
     """Add three vectors of terms to three totals, each in two vectors of 8 x float64."""
 
 
-@overload(add_terms, jit_options={"forceinline": True})
+@overload(add_terms, jit_options=INLINE)
 def _add_terms(sums, a, b, c):
     if a == float64x8:
 
@@ -162,7 +162,7 @@ def total_of(sums, tile):
     """The first of the totals as a vector of the type of the tile's."""
 
 
-@overload(total_of, jit_options={"forceinline": True})
+@overload(total_of, jit_options=INLINE)
 def _total_of(sums, tile):
     if is_float32(tile):
         return lambda sums, tile: join(sums[0], sums[1])
@@ -173,7 +173,7 @@ def has_nan(sums, tile):
     """Rows with a NaN: it is in the second total (the exponential's bits may become a number's)."""
 
 
-@overload(has_nan, jit_options={"forceinline": True})
+@overload(has_nan, jit_options=INLINE)
 def _has_nan(sums, tile):
     if is_float32(tile):
 

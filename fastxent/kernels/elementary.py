@@ -36,7 +36,7 @@ import numpy as np
 from numba.extending import overload
 
 from fastxent.kernels import simd
-from fastxent.kernels.jit import inline
+from fastxent.kernels.jit import INLINE, inline
 from fastxent.kernels.simd import bits, fill, fma, from_bits, maximum, select, to_real
 
 ROUND32 = np.float32(1.5 * 2**23)
@@ -175,7 +175,7 @@ def exp_shifted_over(x, scale, scale_low, magic):
     """e^(x·(scale + scale_low))·2^-k with magic = rounding(x) - k: for a temperature, its inverse in two words."""
 
 
-@overload(exp_shifted, jit_options={"forceinline": True})
+@overload(exp_shifted, jit_options=INLINE)
 def _exp_shifted(x, magic):
     return (
         (lambda x, magic: _exp_shifted32(x, magic))
@@ -184,7 +184,7 @@ def _exp_shifted(x, magic):
     )
 
 
-@overload(exp_shifted_over, jit_options={"forceinline": True})
+@overload(exp_shifted_over, jit_options=INLINE)
 def _exp_shifted_over(x, scale, scale_low, magic):
     if simd.is_float32(x):
         return lambda x, scale, scale_low, magic: _exp_shifted_over32(x, scale, scale_low, magic)
@@ -217,7 +217,7 @@ def times_exp(factor, x, scale, scale_low, magic):
     """
 
 
-@overload(times_exp, jit_options={"forceinline": True})
+@overload(times_exp, jit_options=INLINE)
 def _times_exp(factor, x, scale, scale_low, magic):
     if simd.is_float32(x):
         return lambda factor, x, scale, scale_low, magic: _times_exp32(factor, x, scale, scale_low, magic)
@@ -342,7 +342,7 @@ def log1p_positive(x):
     """ln(1 + x) for 0 <= x < 2^126 (float32) or 2^1000 (float64)."""
 
 
-@overload(log1p_positive, jit_options={"forceinline": True})
+@overload(log1p_positive, jit_options=INLINE)
 def _log1p_positive(x):
     return (lambda x: _log1p_positive32(x)) if simd.is_float32(x) else (lambda x: _log1p_positive64(x))
 

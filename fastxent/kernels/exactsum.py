@@ -13,7 +13,7 @@ import fractions
 
 import numpy as np
 
-from fastxent.kernels.jit import compiled, inline
+from fastxent.kernels.jit import compiled, inline, part
 from fastxent.kernels.memory import load, load_some, offset, pointer
 from fastxent.kernels.simd import add_reduce, any_lane, bits, first_lanes, fma, from_bits, splat
 
@@ -53,7 +53,7 @@ def exact_sum_new():
     return np.zeros(STATE_SIZE, np.int64)
 
 
-@compiled
+@part
 def exact_sum_normalise(state):
     """Propagate the carries: limbs in [0, 2^32), the last one signed.
 
@@ -118,7 +118,7 @@ BASE_1, BASE_2, BASE_3 = (1.5 * 2.0 ** (52 - fine) for fine in (FINE_1, FINE_2, 
 BASE_1_BITS, BASE_2_BITS, BASE_3_BITS = (int(np.float64(base).view(np.int64)) for base in (BASE_1, BASE_2, BASE_3))
 
 
-@compiled
+@part
 def exact_sum_add_block(state, values, n):
     """Add values[:n], contiguous float64, to a state, int64[STATE_SIZE]: exactly, so as one by one in any order."""
     p = pointer(values, 0)
@@ -184,7 +184,7 @@ def _add_units(state, count, position):
     state[k + 2] += count >> (32 - shift) >> 32
 
 
-@compiled
+@part
 def _add_mixed(state, p, n):
     """Add n <= CHUNK numbers behind p, of which some take a third base, or fit none and are added one by one."""
     _reserve(state, n + 3)
@@ -220,7 +220,7 @@ def exact_sum_merge(state, other):
         state[k] += other[k]
 
 
-@compiled
+@part
 def exact_sum_value(state):
     """The sum in a state, int64[STATE_SIZE], as a correctly rounded float64.
 

@@ -24,18 +24,23 @@ from typing import Any, TypeVar
 import llvmlite
 import numba
 from numba import prange, types
-from numba.core import caching, cgutils, compiler, config
+from numba.core import caching, cgutils, compiler, config, sigutils
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 from numba.misc.appdirs import AppDirs
 
 from fastxent.kernels.ingredient import IngredientCompiler
 
-__all__ = ["REGISTER", "cache_folder", "call_chunk", "compiled", "inline", "parallel", "prange"]
+__all__ = ["INLINE", "REGISTER", "cache_folder", "call_chunk", "compiled", "inline", "parallel", "part", "prange"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 # A division by zero gives inf or nan, as in NumPy. No fastmath anywhere: the order of operations is the result.
 _FLAGS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}
+
+# Of functions that exist inside others alone, those that @overload picks by type among them (as jit_options).
+INLINE: dict[str, Any] = {"pipeline_class": IngredientCompiler, "forceinline": True, "no_cpython_wrapper": True}
+
 _MAGIC = b"fastxent cache 1\n"
 _KEPT_VERSIONS = 8
 
@@ -48,10 +53,16 @@ def inline(function: F) -> F:
 
     Called from Python it still works, through an entry point that is compiled (or loaded) then.
     """
-    if config.DISABLE_JIT:
-        return function
-    flags = _FLAGS | {"forceinline": True, "no_cpython_wrapper": True}
-    dispatcher: Any = numba.njit(pipeline_class=IngredientCompiler, **flags)(function)
+    return function if config.DISABLE_JIT else _ingredient(function, INLINE)
+
+
+def part(function: F) -> F:
+    """The same, but one function in the machine code of each kernel that calls it, unless LLVM thinks otherwise."""
+    return function if config.DISABLE_JIT else _ingredient(function, INLINE | {"forceinline": False})
+
+
+def _ingredient(function: F, flags: dict[str, Any]) -> F:
+    dispatcher: Any = numba.njit(**_FLAGS, **flags)(function)
 
     def compile_for_python(*args: Any, **kwargs: Any) -> Any:
         entry: Any = numba.njit(**_FLAGS)(function)
@@ -59,12 +70,22 @@ def inline(function: F) -> F:
         dispatcher._compile_for_args = lambda *args, **kwargs: entry
         return entry
 
-    def add_overload(result: Any) -> None:  # known to jitted callers, unknown to the dispatch of Python's calls
-        dispatcher.overloads[tuple(result.signature.args)] = result
+    def compile_for_kernels(signature: Any) -> Any:  # Numba's own compile without clocks, which cost a tenth of it
+        args, return_type = sigutils.normalize_signature(_without_literals(signature))
+        with global_compiler_lock:
+            if args not in dispatcher.overloads:  # known to jitted callers, unknown to the dispatch of Python's calls
+                with dispatcher._compiling_counter:
+                    dispatcher.overloads[args] = dispatcher._compiler.compile(args, return_type)
+            return dispatcher.overloads[args].entry_point
 
     dispatcher._compile_for_args = compile_for_python
-    dispatcher.add_overload = add_overload
+    dispatcher.compile = compile_for_kernels
     return dispatcher
+
+
+def _without_literals(signature: Any) -> Any:
+    """The types without their values: a constant argument is no reason to compile a function once more."""
+    return tuple(map(types.unliteral, signature)) if isinstance(signature, tuple) else signature
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,6 +101,8 @@ def parallel(function: Callable[..., Any]) -> Callable[..., Any]:
 def _enter(function: Callable[..., Any], dispatcher: Any) -> Any:
     if not config.DISABLE_JIT:  # else njit gave the function back
         dispatcher._cache = _cache_of(function)
+        compile_signature = dispatcher.compile
+        dispatcher.compile = lambda signature: compile_signature(_without_literals(signature))
         if function.__module__.startswith(__package__ + "."):
             REGISTER[f"{function.__module__}.{function.__qualname__}"] = dispatcher
     return dispatcher

@@ -17,6 +17,7 @@ from numba.core.datamodel import register_default
 from numba.core.datamodel.models import PrimitiveModel
 from numba.extending import lower_builtin, overload
 
+from fastxent.kernels.jit import INLINE
 from fastxent.kernels.simd import constant, llvm_type
 
 __all__ = [
@@ -67,7 +68,7 @@ def room(like, size):
     """An uninitialised array of what a pointer into the array ``like`` reads."""
 
 
-@overload(room, jit_options={"forceinline": True})
+@overload(room, jit_options=INLINE)
 def _room(like, size):
     if like.dtype in (FLOAT16, BFLOAT16):
         return lambda like, size: np.empty(size, np.float32)
@@ -78,7 +79,7 @@ def read_type(like):
     """The type in which a pointer into the array ``like`` reads its elements."""
 
 
-@overload(read_type, jit_options={"forceinline": True})
+@overload(read_type, jit_options=INLINE)
 def _read_type(like):
     if like.dtype in (FLOAT16, BFLOAT16):
         return lambda like: np.float32

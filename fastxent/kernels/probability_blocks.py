@@ -7,7 +7,7 @@ from numba.extending import overload
 
 from fastxent.kernels import elementary
 from fastxent.kernels.blocks import row_block, strided
-from fastxent.kernels.jit import inline
+from fastxent.kernels.jit import INLINE, inline
 from fastxent.kernels.memory import load, load_integers, offset, pointer, store, store_double
 from fastxent.kernels.probabilities import clipped_log_loss, probability_sum, tile_probability_sum
 from fastxent.kernels.rows import lanes
@@ -83,7 +83,7 @@ def reads_float32(p):
     """Whether a pointer reads float32."""
 
 
-@overload(reads_float32, jit_options={"forceinline": True})
+@overload(reads_float32, jit_options=INLINE)
 def _reads_float32(p):
     narrow = is_float32(p)
     return lambda p: narrow

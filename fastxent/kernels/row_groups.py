@@ -10,7 +10,7 @@ from numba.extending import overload
 
 from fastxent.kernels import elementary
 from fastxent.kernels.elementary import LN_2, LOG2_E, MODERATE, exp_shifted, exponent_bits, whole_float
-from fastxent.kernels.jit import inline
+from fastxent.kernels.jit import INLINE, inline
 from fastxent.kernels.memory import load, load_some, offset, prefetch, store, store_double
 from fastxent.kernels.rows import LARGEST_SUM, add_terms, ahead, floor_exponent, highest_bits, lanes, too_small
 from fastxent.kernels.simd import (
@@ -42,7 +42,7 @@ def group_sums(sums, like):
     """The sum of each row's eight, near one, and the powers of two that were taken out of it."""
 
 
-@overload(group_sums, jit_options={"forceinline": True})
+@overload(group_sums, jit_options=INLINE)
 def _group_sums(sums, like):
     if not is_float32(like):
         return lambda sums, like: near_one(sum_across(sums, 8, 8))

@@ -19,7 +19,7 @@ from numba.extending import overload
 
 from fastxent.kernels import elementary
 from fastxent.kernels.elementary import LN_2, MODERATE, exp_shifted, exp_shifted_over, exponent_at
-from fastxent.kernels.jit import inline
+from fastxent.kernels.jit import INLINE, inline
 from fastxent.kernels.memory import load, load_some, load_some_double, prefetch
 from fastxent.kernels.simd import (
     add_reduce,
@@ -64,7 +64,7 @@ def add_terms(total, low, terms):
     """Add a vector of terms to two vectors of 8 x float64 whose sum is the total."""
 
 
-@overload(add_terms, jit_options={"forceinline": True})
+@overload(add_terms, jit_options=INLINE)
 def _add_terms(total, low, terms):
     if terms == float64x8:
         return lambda total, low, terms: two_sum(total, low, terms)
@@ -173,7 +173,7 @@ def two_words(like, scale, scale_low):
     """scale + scale_low (float64) as two vectors of the type of ``like``."""
 
 
-@overload(two_words, jit_options={"forceinline": True})
+@overload(two_words, jit_options=INLINE)
 def _two_words(like, scale, scale_low):
     def narrow(like, scale, scale_low):
         high = np.float32(scale)
@@ -235,7 +235,7 @@ def add_moments(sums, e, x, base):
     """Add e and e·(base - x) to two totals, each in two vectors of 8 x float64."""
 
 
-@overload(add_moments, jit_options={"forceinline": True})
+@overload(add_moments, jit_options=INLINE)
 def _add_moments(sums, e, x, base):
     if e == float64x8:
 

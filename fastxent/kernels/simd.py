@@ -17,6 +17,8 @@ from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, overload, register_model
 
+from fastxent.kernels.jit import INLINE
+
 __all__ = [
     "add_reduce", "any_lane", "bits", "by_type", "count_lanes", "fill", "first_lanes", "float32x16", "float64x8",
     "fma", "from_bits", "halves", "int32x16", "int64x8", "is_float32", "join", "lane_numbers", "max_reduce",
@@ -225,7 +227,7 @@ def by_type(for_float32, for_float64):
     def constant(like):
         """Resolved by its overload."""
 
-    @overload(constant, jit_options={"forceinline": True})
+    @overload(constant, jit_options=INLINE)
     def _constant(like):
         value = for_float32 if is_float32(like) else for_float64
         return lambda like: value

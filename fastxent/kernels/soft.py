@@ -15,7 +15,7 @@ from numba.extending import overload
 from fastxent.kernels import elementary
 from fastxent.kernels.blocks import DISTRIBUTION_TOL, OK, target_fault
 from fastxent.kernels.elementary import LN_2, exp_shifted, exp_shifted_over
-from fastxent.kernels.jit import inline
+from fastxent.kernels.jit import INLINE, inline
 from fastxent.kernels.memory import load, load_some, prefetch
 from fastxent.kernels.rows import (
     add_terms,
@@ -184,7 +184,7 @@ def of_one_type(p, t):
     """Whether two pointers load vectors of one type."""
 
 
-@overload(of_one_type, jit_options={"forceinline": True})
+@overload(of_one_type, jit_options=INLINE)
 def _of_one_type(p, t):
     same = p.dtype == t.dtype
     return lambda p, t: same
@@ -194,7 +194,7 @@ def or_else(p, t):
     """t where it loads the vectors that p loads, else p."""
 
 
-@overload(or_else, jit_options={"forceinline": True})
+@overload(or_else, jit_options=INLINE)
 def _or_else(p, t):
     return (lambda p, t: t) if p.dtype == t.dtype else (lambda p, t: p)
 

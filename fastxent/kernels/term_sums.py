@@ -24,7 +24,7 @@ from fastxent.kernels.elementary import (
     LN2_LOW64,
     LOG2_E,
 )
-from fastxent.kernels.jit import inline
+from fastxent.kernels.jit import INLINE, inline
 from fastxent.kernels.simd import any_lane, bits, by_type, fill, fma, from_bits, is_float32, table
 
 BIAS32, BIAS64 = 1 << 10, 1 << 13
@@ -70,7 +70,7 @@ def _power(t):
     """2^(n/8 - k) from a term's first sum."""
 
 
-@overload(_power, jit_options={"forceinline": True})
+@overload(_power, jit_options=INLINE)
 def _power_of(t):
     if is_float32(t):
         return lambda t: from_bits(_powers32(bits(t)) + (bits(t) << 20))
@@ -92,7 +92,7 @@ def _exp(r, c):
     """e^r for what is left."""
 
 
-@overload(_exp, jit_options={"forceinline": True})
+@overload(_exp, jit_options=INLINE)
 def _exp_of(r, c):
     return (lambda r, c: _exp32(r, c)) if is_float32(r) else (lambda r, c: _exp64(r, c))
 
@@ -101,7 +101,7 @@ def term_constants(magic):
     """What four_terms needs beside its terms, for exp_shifted's magic: once for every row."""
 
 
-@overload(term_constants, jit_options={"forceinline": True})
+@overload(term_constants, jit_options=INLINE)
 def _term_constants(magic):
     scale = 8.0 * LOG2_E
     if is_float32(magic):

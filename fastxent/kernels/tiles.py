@@ -11,7 +11,7 @@ from numba.extending import overload
 
 from fastxent.kernels import elementary
 from fastxent.kernels.elementary import LN_2, LOG2_E, MODERATE, exp_shifted, exp_shifted_over
-from fastxent.kernels.jit import inline
+from fastxent.kernels.jit import INLINE, inline
 from fastxent.kernels.memory import load, offset, store, store_double
 from fastxent.kernels.rows import add_terms, floor_exponent, lanes, too_small, two_words
 from fastxent.kernels.simd import (
@@ -99,7 +99,7 @@ def store_sum(p, i, total, low, flag):
     """Store flag times the sum that add_terms kept for a tile, one number a row, in the pointer's type."""
 
 
-@overload(store_sum, jit_options={"forceinline": True})
+@overload(store_sum, jit_options=INLINE)
 def _store_sum(p, i, total, low, flag):
     if flag == float64x8:
         return lambda p, i, total, low, flag: store(p, i, (total + low) * flag)
@@ -118,7 +118,7 @@ def small_rows(total, low, tile):
     """The rows (as a mask of the type of ``tile``) whose sum is so small that what was floored would count."""
 
 
-@overload(small_rows, jit_options={"forceinline": True})
+@overload(small_rows, jit_options=INLINE)
 def _small_rows(total, low, tile):
     if is_float32(tile):
         return lambda total, low, tile: join(total, low) < too_small(tile)
