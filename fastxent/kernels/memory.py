@@ -27,8 +27,8 @@ from fastxent.kernels.simd import (
 
 __all__ = [
     "address", "borrowed", "load", "load_double", "load_integers", "load_some", "load_some_double", "offset",
-    "pointer", "prefetch", "scratch", "store", "store_double", "store_some", "store_some_double",
-    "store_streaming", "streamed", "to_aligned",
+    "pointer", "prefetch", "prefetch_second_level", "scratch", "store", "store_double", "store_some",
+    "store_some_double", "store_streaming", "streamed", "to_aligned",
 ]  # fmt: skip
 
 
@@ -291,18 +291,24 @@ def store_some_double(typingctx, p, i, mask, value):
     return types.none(p, i, mask, value), build
 
 
-@intrinsic
-def prefetch(typingctx, p, i):
-    """Ask for the cache line of element i; any address is allowed."""
+def _prefetch(locality):
+    @intrinsic
+    def ask(typingctx, p, i):
+        def build(context, builder, sig, args):
+            at, _ = _place(context, builder, sig, args, sig.args[0].dtype)
+            at = builder.bitcast(at, ir.IntType(8).as_pointer())
+            read, where, data = (ir.Constant(ir.IntType(32), v) for v in (0, locality, 1))
+            call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), [at, read, where, data])
+            return context.get_dummy_value()
 
-    def build(context, builder, sig, args):
-        at, _ = _place(context, builder, sig, args, sig.args[0].dtype)
-        at = builder.bitcast(at, ir.IntType(8).as_pointer())
-        read, locality, data = (ir.Constant(ir.IntType(32), v) for v in (0, 3, 1))
-        call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), [at, read, locality, data])
-        return context.get_dummy_value()
+        return types.none(p, i), build
 
-    return types.none(p, i), build
+    return ask
+
+
+# Ask for the cache line of element i of a pointer; any address is allowed. For what comes from memory the second-level
+# cache is the better place: a core waits for few lines at a time in its first level, which plain loads need too.
+prefetch, prefetch_second_level = _prefetch(3), _prefetch(2)
 
 
 @intrinsic
