@@ -55,6 +55,7 @@ BAD = [
     ("target", ce(Z[::-1], changed(Y, 1, -7)[::-1]), ValueError, "row 4 is -7"),
     ("target", ce(Z[0], C), ValueError, str(C)),
     ("target", ce(Z, changed(P, (2, 1), -0.5)), ValueError, "row 2 has -0.5 for class 1"),
+    ("target", ce(Z.astype("f4"), changed(P, (2, 1), -1e-300, "f8")), ValueError, "row 2 has -1e-300 for class 1"),
     ("target", ce(Z, changed(P, (2, 3), math.nan)), ValueError, "nan"),
     ("target", ce(Z, changed(P, (2, 3), math.inf)), ValueError, "inf"),
     ("target", ce(Z, changed(P, (4, 0), 0.75)), ValueError, "row 4 sums to 1.5"),

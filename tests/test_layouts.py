@@ -561,7 +561,7 @@ def test_out_may_be_an_input():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize("shape", [(40, 3), (33, 10), (9, 100), (3, 1000), (2, 70_000)], ids=str)
+@pytest.mark.parametrize("shape", [(40, 3), (33, 10), (9, 100), (3, 1000), (40, 1000), (2, 70_000)], ids=str)
 @pytest.mark.parametrize("function", [fx.softmax, fx.log_softmax])
 def test_softmax_may_overwrite_its_input(function, shape, dtype):
     logits, _, _ = example(shape, dtype)
@@ -588,7 +588,7 @@ def test_softmax_may_overwrite_its_input(function, shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize("shape", [(40, 3), (33, 10), (9, 100), (3, 1001)], ids=str)
+@pytest.mark.parametrize("shape", [(40, 3), (33, 10), (9, 100), (40, 1001)], ids=str)
 @pytest.mark.parametrize("function", [fx.softmax, fx.log_softmax])
 def test_softmax_past_the_caches_is_the_same(function, shape, dtype, monkeypatch):
     logits, _, _ = example(shape, dtype)

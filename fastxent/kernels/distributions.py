@@ -134,36 +134,43 @@ def log_softmax(start, stop, like, t_like, integers, reals, labels, class_weight
     streaming = integers[FLAG] != 0 and o_view[3] == 1
     figures = scratch(np.float64, 6, ROWS)
     values = scratch(np.float64, 0, ROWS)
-    buffer, apart = copy_buffer(view, like, n, 0), np.empty(n if o_view[3] != 1 else 0, like.dtype)
+    buffer, other = copy_buffer(view, like, n, 0), copy_buffer(view, like, n, 0)
+    apart = np.empty(n if o_view[3] != 1 else 0, like.dtype)
     kept = room(like, n + SPARE)
     terms = pointer(kept, 0)
-    i = start
-    while i < stop:
-        m = min(block_rows(view, i, stop, n, 0), block_rows(o_view, i, stop, n, n))
-        m = min(m, max(8, NEAR_ELEMENTS // n))  # what is read again should still be near
-        p, step = row_block(view, like, i, m, n, buffer)
-        for r in range(m):
-            row = offset(p, r * step)
-            a, k, top, served = 0.0, 0.0, 0.0, False
-            if scale == 1.0:
-                a, k, top, served = keep_terms(row, n, terms)
-            if served:
-                a, k = others(row, n, terms, a, k, top)
-                figures[0, r], figures[1, r], figures[2, r], figures[3, r] = a, k, 0.0, top
-            else:
-                top_figures(row, n, r, scale, scale_low, figures)
+    # A block's rows are written between the reads of the next one's: memory does both at a time.
+    i, waiting, step = start, 0, 0
+    p = strided(view, like, start)
+    while i < stop or waiting > 0:
+        m, held, held_step = 0, p, step
+        if i < stop:
+            m = min(block_rows(view, i, stop, n, 0), block_rows(o_view, i, stop, n, n))
+            m = min(m, max(1, NEAR_ELEMENTS // n))  # what is read again should still be near
+            p, step = row_block(view, like, i, m, n, buffer)
+            buffer, other = other, buffer
+        o = strided(o_view, like, i - waiting)
+        for r in range(max(m, waiting)):
+            if r < waiting:
+                row, top = offset(held, r * held_step), figures[3, r]
+                target = offset(o, r * o_view[2]) if o_view[3] == 1 else pointer(apart, 0)
+                if scale == 1.0 and top == top:
+                    write_row(logarithm, (fill(row, top), fill(row, values[r])), row, n, target, streaming)
+                else:
+                    log_softmax_row(row, n, top, values[r], scale, scale_low, target)
+                for j in range(apart.size):
+                    o[r * o_view[2] + j * o_view[3]] = target[j]
+            if r < m:
+                row = offset(p, r * step)
+                a, k, top, served = 0.0, 0.0, 0.0, False
+                if scale == 1.0:
+                    a, k, top, served = keep_terms(row, n, terms)
+                if served:
+                    a, k = others(row, n, terms, a, k, top)
+                    figures[0, r], figures[1, r], figures[2, r], figures[3, r] = a, k, 0.0, top
+                else:
+                    top_figures(row, n, r, scale, scale_low, figures)
         nll_of(figures, values, m, scale, scale_low)
-        o = strided(o_view, like, i)
-        for r in range(m):
-            row, top = offset(p, r * step), figures[3, r]
-            target = offset(o, r * o_view[2]) if o_view[3] == 1 else pointer(apart, 0)
-            if scale == 1.0 and top == top:
-                write_row(logarithm, (fill(row, top), fill(row, values[r])), row, n, target, streaming)
-            else:
-                log_softmax_row(row, n, top, values[r], scale, scale_low, target)
-            for j in range(apart.size):
-                o[r * o_view[2] + j * o_view[3]] = target[j]
-        i += m
+        i, waiting = i + m, m
     streamed()
 
 

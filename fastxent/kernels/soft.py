@@ -3,20 +3,21 @@
     Σ c_k·(-ln q_k) = Σ c_k·(top - z_k)/T + Σ c_k·ln(1 + Σ_j≠top e^((z_j - top)/T))
 
 is a sum of terms that are not negative, so each may be rounded in the row's own type: nothing cancels. All sums come
-from one pass, after one for the largest logit; what that pass cannot do (class weights, a target of another type, rows
-far from 0 or with a masked class that counts) goes to the slower functions of rows.py.
+from one pass, after one for the largest logit; what that pass cannot do (class weights, rows far from 0 or with a
+masked class that counts) goes to the slower functions of rows.py.
 """
 
 import math
 
 import numpy as np
+from numba import types
 from numba.extending import overload
 
 from fastxent.kernels import elementary
 from fastxent.kernels.blocks import DISTRIBUTION_TOL, OK, target_fault
 from fastxent.kernels.elementary import LN_2, exp_shifted, exp_shifted_over
 from fastxent.kernels.jit import INLINE, inline
-from fastxent.kernels.memory import load, load_some, prefetch
+from fastxent.kernels.memory import load, load_double, load_some, load_some_double, prefetch
 from fastxent.kernels.rows import (
     add_terms,
     ahead,
@@ -37,6 +38,7 @@ from fastxent.kernels.simd import (
     fill,
     first_lanes,
     fma,
+    join,
     max_reduce,
     maximum,
     minimum,
@@ -87,6 +89,46 @@ def some(p, i, n, beyond):
     return load_some(p, i, first_lanes(n - i, fill(p, 0.0)), beyond)
 
 
+# The least normal number of float32: below it a target is not rounded to float32.
+LEAST = 2.0**-126
+
+
+def likened(p, t, i):
+    """Elements i, i + 1, ... of the target t in the type of the logits behind p.
+
+    A float64 target beside float32 logits is rounded: its loss is no more accurate than the logits' 2^-21 anyway. What
+    float32 has no normal number for becomes -1, which no target holds, so that somebody else does that row.
+    """
+
+
+@overload(likened, jit_options=INLINE)
+def _likened(p, t, i):
+    if p.dtype == t.dtype:
+        return lambda p, t, i: load(t, i)
+    if p.dtype == types.float64:
+        return lambda p, t, i: load_double(t, i)
+    return lambda p, t, i: join(normal(load(t, i)), normal(load(t, i + 8)))
+
+
+def some_likened(p, t, i, n):
+    """The same of a row of n elements; lanes past its end are 0."""
+
+
+@overload(some_likened, jit_options=INLINE)
+def _some_likened(p, t, i, n):
+    if p.dtype == t.dtype:
+        return lambda p, t, i, n: some(t, i, n, 0.0)
+    if p.dtype == types.float64:
+        return lambda p, t, i, n: load_some_double(t, i, first_lanes(n - i, splat(0.0)), 0.0)
+    return lambda p, t, i, n: join(normal(some(t, i, n, 0.0)), normal(some(t, i + 8, n, 0.0)))
+
+
+@inline
+def normal(t):
+    """Targets that float32 rounds to a normal number, or 0; -1 for others."""
+    return select((t < LEAST) & (t != 0.0), -1.0, t)
+
+
 @inline
 def plain_terms(x, factor, factor_low, magic):
     """exp_shifted with the arguments of exp_shifted_over."""
@@ -130,7 +172,7 @@ def sums_around(terms, p, t, n, top, first, k, grain, scale, scale_low, spread):
             prefetch(p, i + further + j * width)
             prefetch(t, i + ahead(p) + j * width)
         if n - i <= width:  # all that is left, or all there is
-            a, a_z, a_t = part(p, i, n, first), some(p, i, n, top), some(t, i, n, 0.0)
+            a, a_z, a_t = part(p, i, n, first), some(p, i, n, top), some_likened(p, t, i, n)
             b, c, d = masked, masked, masked
             b_z, c_z, d_z = level, level, level
             b_t, c_t, d_t = nothing, nothing, nothing
@@ -139,12 +181,13 @@ def sums_around(terms, p, t, n, top, first, k, grain, scale, scale_low, spread):
             c, d = part(p, i + 2 * width, n, first), part(p, i + 3 * width, n, first)
             a_z, b_z = some(p, i, n, top), some(p, i + width, n, top)
             c_z, d_z = some(p, i + 2 * width, n, top), some(p, i + 3 * width, n, top)
-            a_t, b_t = some(t, i, n, 0.0), some(t, i + width, n, 0.0)
-            c_t, d_t = some(t, i + 2 * width, n, 0.0), some(t, i + 3 * width, n, 0.0)
+            a_t, b_t = some_likened(p, t, i, n), some_likened(p, t, i + width, n)
+            c_t, d_t = some_likened(p, t, i + 2 * width, n), some_likened(p, t, i + 3 * width, n)
         else:
             a, b, c, d = load(p, i), load(p, i + width), load(p, i + 2 * width), load(p, i + 3 * width)
             a_z, b_z, c_z, d_z = a, b, c, d
-            a_t, b_t, c_t, d_t = load(t, i), load(t, i + width), load(t, i + 2 * width), load(t, i + 3 * width)
+            a_t, b_t = likened(p, t, i), likened(p, t, i + width)
+            c_t, d_t = likened(p, t, i + 2 * width), likened(p, t, i + 3 * width)
         a_z, b_z, c_z, d_z = fma(a_z, down, base), fma(b_z, down, base), fma(c_z, down, base), fma(d_z, down, base)
         if spread != 0.0:
             away, away_low = add_terms(away, away_low, (a_z + b_z) + (c_z + d_z))
@@ -180,25 +223,6 @@ def note_top(a, k, p, n, top, first, scale, scale_low, figures, r):
     figures[3, r] = top
 
 
-def of_one_type(p, t):
-    """Whether two pointers load vectors of one type."""
-
-
-@overload(of_one_type, jit_options=INLINE)
-def _of_one_type(p, t):
-    same = p.dtype == t.dtype
-    return lambda p, t: same
-
-
-def or_else(p, t):
-    """t where it loads the vectors that p loads, else p."""
-
-
-@overload(or_else, jit_options=INLINE)
-def _or_else(p, t):
-    return (lambda p, t: t) if p.dtype == t.dtype else (lambda p, t: p)
-
-
 @inline
 def soft_figures(p, t, n, w, weighted, keep, spread, scale, scale_low, figures, r):
     """Column r for a target: figures of the largest class, Σ c_k·(top - z_k) and Σ c_k with c_k as in rows.target_sums.
@@ -209,13 +233,13 @@ def soft_figures(p, t, n, w, weighted, keep, spread, scale, scale_low, figures, 
     s, k = reference_of(top, scale)
     a, straight, counted, done = math.nan, 0.0, 0.0, False
     if s == 0.0:
-        a, loss, mass, away, valid = sums_of(p, or_else(p, t), n, top, first, k, scale, scale_low, spread)
+        a, loss, mass, away, valid = sums_of(p, t, n, top, first, k, scale, scale_low, spread)
         straight = loss if spread == 0.0 else (0.0 if keep == 0.0 else keep * loss) + spread * away
         counted = fma(keep, mass, spread * n)
         # nearer to the limit than what the sum may be wrong by, it is taken in float64
         done = valid and not weighted and abs(mass - 1.0) < 0.99 * DISTRIBUTION_TOL and straight < math.inf
     reason = OK
-    if not (done and of_one_type(p, t)):
+    if not done:
         straight, counted, mass, valid = target_sums(p, t, n, top, w, weighted, keep, spread)
         reason = target_fault(mass, valid)
     note_top(a, k, p, n, top, first, scale, scale_low, figures, r)
