@@ -10,7 +10,7 @@ import numpy as np
 
 from fastxent.kernels.exactsum import exact_sum_add, exact_sum_add_block
 from fastxent.kernels.jit import inline
-from fastxent.kernels.memory import address, load, load_some, offset, pointer, store, store_some
+from fastxent.kernels.memory import address, load, load_some, offset, pointer, prefetch_second_level, store, store_some
 from fastxent.kernels.probabilities import PROBS, are_log_probs, probability_sum
 from fastxent.kernels.rows import lanes
 from fastxent.kernels.simd import add_reduce, any_lane, first_lanes, select, splat
@@ -82,7 +82,11 @@ def strided(view, like, i):
 
 @inline
 def row_block(view, like, i, m, n, buffer):
-    """A pointer to row i, and the distance to the next one, with adjacent classes: copied where they are apart."""
+    """A pointer to row i, and the distance to the next one, with adjacent classes: copied where they are apart.
+
+    Copying rows that are side by side asks for as many more, which arrive while these are worked on: float32, 100
+    classes 10 MB apart, 53 to 55 ns a row on one thread, 81 without. (With 128 or 64 rows at a time 64 and 70.)
+    """
     _, _, row, column, _ = view
     p = strided(view, like, i)
     if column == 1:
@@ -93,6 +97,8 @@ def row_block(view, like, i, m, n, buffer):
             first = min(j, n - 4)  # what comes last overlaps what is before it
             for start in range(0, m, width):
                 r = min(start, m - width)
+                for k in range(first, first + 4):
+                    prefetch_second_level(p, k * column + r + m)
                 vectors_to_rows(offset(p, r + first * column), column, offset(q, r * n + first), n)
         return q, n
     for j in range(n):
