@@ -34,6 +34,7 @@ from fastxent.kernels.rows import exp_sum_over
 from fastxent.kernels.simd import fill, first_lanes
 from fastxent.kernels.softmax import (
     SPARE,
+    floored_terms,
     inverse,
     keep_terms,
     log_softmax_row,
@@ -163,9 +164,10 @@ def log_softmax(start, stop, like, t_like, integers, reals, labels, class_weight
                 row = offset(p, r * step)
                 a, k, top, served = 0.0, 0.0, 0.0, False
                 if scale == 1.0:
-                    a, k, top, served = keep_terms(row, n, terms)
+                    a, k, top, served = floored_terms(row, n, terms)
                 if served:
-                    a, k = others(row, n, terms, a, k, top)
+                    a, k, served = others(row, n, terms, a, k, top)
+                if served:
                     figures[0, r], figures[1, r], figures[2, r], figures[3, r] = a, k, 0.0, top
                 else:
                     top_figures(row, n, r, scale, scale_low, figures)

@@ -30,7 +30,16 @@ from fastxent.kernels.memory import (
     store_streaming,
     to_aligned,
 )  # fmt: skip
-from fastxent.kernels.rows import add_terms, ahead, floor_exponent, highest_bits, lanes, part, two_words
+from fastxent.kernels.rows import (
+    add_terms,
+    ahead,
+    floor_exponent,
+    highest_bits,
+    lanes,
+    part,
+    too_small,
+    two_words,
+)  # fmt: skip
 from fastxent.kernels.simd import (
     add_reduce,
     any_lane,
@@ -46,6 +55,7 @@ from fastxent.kernels.simd import (
     select,
     splat,
 )  # fmt: skip
+from fastxent.kernels.term_sums import exceeds, nothing_seen, one_term, term_constants
 
 # Room beyond a row of terms: they are written by blocks of four vectors.
 SPARE = 64
@@ -116,12 +126,59 @@ def kept_term(v, floor, magic, lowest, highest):
 
 
 @inline
+def floored_terms(p, n, terms):
+    """The same with tiny terms, and a masked class's, as they are floored: what is added up may hold them, as in rows.
+
+    Nothing is asked of how small terms are, which saves a quarter of the instructions.
+    """
+    width = lanes(p)
+    block = 4 * width
+    top = fill(p, -math.inf)
+    for i in range(0, min(n, block), width):
+        top = maximum(top, part(p, i, n, -1))
+    reference = np.float64(max_reduce(top))
+    if not abs(reference) <= MODERATE:
+        return 0.0, 0.0, 0.0, False
+    k = exponent_at(reference)
+    floor = fill(p, (k + floor_exponent(p)) * LN_2)
+    constants, seen = constants_at(p, k), nothing_seen(p)
+    total, low = splat(0.0), splat(0.0)
+    for i in range(0, n, block):
+        for j in range(4):
+            prefetch(p, i + ahead(p) + j * width)  # a vector is a cache line
+        if i + block <= n:
+            a, b, c, d = load(p, i), load(p, i + width), load(p, i + 2 * width), load(p, i + 3 * width)
+        else:
+            a, b = part(p, i, n, -1), part(p, i + width, n, -1)
+            c, d = part(p, i + 2 * width, n, -1), part(p, i + 3 * width, n, -1)
+        top = maximum(top, maximum(maximum(a, b), maximum(c, d)))
+        a, seen_a = one_term(maximum(a, floor), constants)
+        b, seen_b = one_term(maximum(b, floor), constants)
+        c, seen_c = one_term(maximum(c, floor), constants)
+        d, seen_d = one_term(maximum(d, floor), constants)
+        seen = seen | ((seen_a | seen_b) | (seen_c | seen_d))
+        store(terms, i, a)
+        store(terms, i + width, b)
+        store(terms, i + 2 * width, c)
+        store(terms, i + 3 * width, d)
+        total, low = add_terms(total, low, (a + b) + (c + d))
+    a = add_reduce(total + low)
+    return a, k, np.float64(max_reduce(top)), a < math.inf and not exceeds(seen, p)
+
+
+@inline
+def constants_at(p, k):
+    """one_term's, for terms relative to 2^k."""
+    return term_constants(fill(p, elementary.rounding(p) - k * elementary.steps(p)))
+
+
+@inline
 def others(p, n, terms, a, k, top):
-    """The sum of all terms but the largest, scaled to be near 1: A·2^k.
+    """The sum of all terms but the largest, scaled to be near 1: A·2^k. Last comes whether no floor counts in it.
 
     Subtracting the largest is accurate where it is not most of the sum; otherwise the others are added anew.
     """
-    largest = exp_shifted(fill(p, top), fill(p, elementary.rounding(p) - k * elementary.steps(p)))
+    largest, _ = one_term(fill(p, top), constants_at(p, k))
     own = np.float64(max_reduce(largest))
     rest = a - own
     if own > LARGE_SHARE * a:
@@ -133,7 +190,7 @@ def others(p, n, terms, a, k, top):
             total, low = add_terms(total, low, (b + c) + (d + e))
         rest = add_reduce(total + low)
     n = (bits(rest) >> 52) - 1023
-    return (from_bits(bits(rest) - (n << 52)), k + n) if rest > 0.0 else (0.0, 0.0)
+    return from_bits(bits(rest) - (n << 52)), k + n, rest >= too_small(p)
 
 
 @inline
