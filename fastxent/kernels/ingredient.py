@@ -3,17 +3,81 @@
 Numba optimises every jitted function as a whole and makes it into machine code, with two wrappers, even when all its
 callers inline it and do the same work again. Here such a function stops after its own simplification (SSA form, dead
 code) and waits to be linked. On a kernel of sixty small functions this halves the time to compile.
+
+The rest of that time is Numba's Python. What it does again and again to the same end is left out here.
 """
 
+import contextlib
+import gc
+from collections.abc import Iterator
 from typing import Any
 
 from numba.core.codegen import CPUCodeLibrary, JITCodeLibrary
-from numba.core.compiler import CompilerBase, DefaultPassBuilder
-from numba.core.compiler_machinery import register_pass
-from numba.core.typed_passes import InlineOverloads, NativeLowering, NopythonRewrites
-from numba.core.untyped_passes import InlineClosureLikes, InlineInlinables
+from numba.core.compiler import CompilerBase, Flags
+from numba.core.compiler_machinery import FunctionPass, PassManager, register_pass
+from numba.core.ir_utils import build_definitions
+from numba.core.registry import cpu_target
+from numba.core.rewrites.static_getitem import RewriteConstGetitems
+from numba.core.ssa import reconstruct_ssa
+from numba.core.transforms import canonicalize_cfg
+from numba.core.typed_passes import (
+    IRLegalization,
+    NativeLowering,
+    NoPythonBackend,
+    NopythonTypeInference,
+    PreLowerStripPhis,
+)
+from numba.core.untyped_passes import FixupArgs, TranslateByteCode
 
-__all__ = ["IngredientCompiler"]
+__all__ = ["IngredientCompiler", "without_repetition"]
+
+
+@contextlib.contextmanager
+def without_repetition() -> Iterator[None]:
+    """Compile without what Numba does for every function and intrinsic, though once is enough.
+
+    That is to look for new entries in some twenty registries (here: in the one where it puts intrinsics, the first),
+    and to collect garbage: what a compilation allocates it mostly keeps.
+    """
+    typing, target = cpu_target.typing_context, cpu_target.target_context
+    if "refresh" in vars(target):  # a compilation within another
+        yield
+        return
+    target.refresh()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        vars(typing)["refresh"] = lambda: None
+        vars(target)["refresh"] = lambda: target.install_registry(next(iter(target._registries)))
+        yield
+    finally:
+        for context in typing, target:
+            vars(context).pop("refresh", None)
+        if collecting:
+            gc.enable()
+
+
+class _Flags(Flags):
+    """Flags that are quick to compare, and equal if they differ only in what callers need not know of.
+
+    Numba keeps the implementations that it found for a call by the flags of the function around it.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return _decisive(self) == _decisive(other) if isinstance(other, Flags) else NotImplemented
+
+    def __hash__(self) -> int:
+        return _HASH
+
+
+_HASH = hash(Flags())
+
+
+def _decisive(flags: Any) -> dict[str, Any]:
+    return {name: value for name, value in flags._values.items() if name not in _INDIFFERENT}
+
+
+_INDIFFERENT = {"forceinline", "no_cpython_wrapper", "no_compile"}
 
 
 class _Ingredient(JITCodeLibrary):
@@ -64,19 +128,68 @@ class _IngredientLowering(NativeLowering):
         return True
 
 
-# Closures, functions and overloads that Numba inlines before LLVM does, and expressions of whole arrays.
-_NOT_NEEDED = InlineClosureLikes, InlineInlinables, InlineOverloads, NopythonRewrites
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _Prepare(FunctionPass):
+    """Before types are known: elements at constant places (a tuple's have types of their own), then SSA form."""
+
+    _name = "ingredient_prepare"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def run_pass(self, state: Any) -> bool:
+        blocks = state.func_ir.blocks = canonicalize_cfg(state.func_ir.blocks)
+        rewrite = RewriteConstGetitems(state)
+        for key, block in blocks.items():
+            if rewrite.match(state.func_ir, block, None, None):
+                blocks[key] = rewrite.apply()
+        state.func_ir = reconstruct_ssa(state.func_ir)
+        state.func_ir._definitions = build_definitions(state.func_ir.blocks)
+        return True
+
+
+@register_pass(mutates_CFG=False, analysis_only=False)
+class _StripPhis(PreLowerStripPhis):
+    """Without the lifetimes of variables, which the next step finds out anyway."""
+
+    _name = "ingredient_strip_phis"
+
+    def run_pass(self, state: Any) -> bool:
+        state.func_ir = self._strip_phi_nodes(state.func_ir)
+        state.func_ir._definitions = build_definitions(state.func_ir.blocks)
+        return True
+
+
+class _Passes(PassManager):
+    """Passes without clocks and events, and without a check of the whole function after each."""
+
+    def _runPass(self, index: int, step: Any, state: Any) -> None:
+        step.analysis = self._analysis
+        step.run_pass(state)
+
+
+# What else Numba does finds nothing to do in a kernel: it has no closures or with blocks, raises nothing, has nothing
+# that Numba would inline before LLVM does, and no expressions of whole arrays.
+_STEPS = (
+    TranslateByteCode,
+    FixupArgs,
+    _Prepare,
+    NopythonTypeInference,
+    _StripPhis,
+    IRLegalization,
+    _IngredientLowering,
+    NoPythonBackend,
+)
 
 
 class IngredientCompiler(CompilerBase):
-    """Numba's default compiler but for the lowering, and for passes that find nothing to do in a kernel."""
+    """Numba's compiler in its essential steps, with another lowering."""
+
+    def __init__(self, typing: Any, target: Any, library: Any, args: Any, return_type: Any, flags: Any, *rest: Any):
+        super().__init__(typing, target, library, args, return_type, _Flags(flags), *rest)
 
     def define_pipelines(self) -> list[Any]:
-        pipeline = DefaultPassBuilder.define_nopython_pipeline(self.state, name="ingredient")
-        pipeline.passes = [
-            (_IngredientLowering, text) if step is NativeLowering else (step, text)
-            for step, text in pipeline.passes
-            if step not in _NOT_NEEDED
-        ]
-        pipeline.finalize()
-        return [pipeline]
+        passes = _Passes("ingredient")
+        passes.passes = [(step, step.__name__) for step in _STEPS]
+        passes.finalize()
+        return [passes]

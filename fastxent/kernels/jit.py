@@ -29,7 +29,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 from numba.misc.appdirs import AppDirs
 
-from fastxent.kernels.ingredient import IngredientCompiler
+from fastxent.kernels.ingredient import IngredientCompiler, without_repetition
 
 __all__ = ["INLINE", "REGISTER", "cache_folder", "call_chunk", "compiled", "inline", "parallel", "part", "prange"]
 
@@ -102,7 +102,12 @@ def _enter(function: Callable[..., Any], dispatcher: Any) -> Any:
     if not config.DISABLE_JIT:  # else njit gave the function back
         dispatcher._cache = _cache_of(function)
         compile_signature = dispatcher.compile
-        dispatcher.compile = lambda signature: compile_signature(_without_literals(signature))
+
+        def compile_for_signature(signature: Any) -> Any:
+            with global_compiler_lock, without_repetition():
+                return compile_signature(_without_literals(signature))
+
+        dispatcher.compile = compile_for_signature
         if function.__module__.startswith(__package__ + "."):
             REGISTER[f"{function.__module__}.{function.__qualname__}"] = dispatcher
     return dispatcher
