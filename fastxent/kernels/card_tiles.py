@@ -10,7 +10,7 @@ from fastxent.kernels.card_finish import IGNORED, INVALID, NO_UNIT, blank, finis
 from fastxent.kernels.card_rows import far, floor_exponent, lift, too_small
 from fastxent.kernels.elementary import LN_2, LOG2_E, MODERATE, exp_shifted, exp_shifted_over
 from fastxent.kernels.jit import INLINE, inline
-from fastxent.kernels.memory import load, load_integers, offset, pointer
+from fastxent.kernels.memory import load, load_integers, offset, pointer, prefetch
 from fastxent.kernels.rows import lanes, two_sum, two_words
 from fastxent.kernels.simd import (
     any_lane,
@@ -27,18 +27,29 @@ from fastxent.kernels.simd import (
     select,
     splat,
 )  # fmt: skip
-from fastxent.kernels.tiles import TILE_SIZE, fill_tile
+from fastxent.kernels.tiles import TILE_CLASSES, fill_tile
+
+TILE_ROOM = 16 * (TILE_CLASSES + 1)  # elements: a tile, then the labels' logits
 
 # Terms that are added to each other before they are widened to float64; those of float64 go to the totals at once.
 group = by_type(4, 1)
 
 
 @inline
-def note_tiles(view, like, n, i, m, label, scale, scale_low, tile, card):
-    """The card's figures of m rows of few classes, tile by tile. Label -1: an ignored row."""
-    p, q, own, labels = strided(view, like, i), pointer(tile, 0), pointer(tile, TILE_SIZE), pointer(label, 0)
-    width = lanes(q)
+def note_tiles(view, like, n, i, m, label, given, scale, scale_low, tile, card):
+    """The card's figures of m rows of few classes, tile by tile. Label -1: an ignored row; given: all of them.
+
+    The next block's rows and labels are asked for meanwhile: between blocks nothing is read for a long time. With the
+    whole card that is 1.2 ns a row of 10 classes.
+    """
+    p, q, own, labels = strided(view, like, i), pointer(tile, 0), pointer(tile, TILE_ROOM - 16), pointer(label, 0)
+    width, next_labels = lanes(q), pointer(given, i + m)
     for start in range(0, m, width):
+        if view[2] == n and view[3] == 1:
+            for j in range(start * n, (start + width) * n, width):
+                prefetch(p, m * n + j)
+        for j in range(0, width, 8):
+            prefetch(next_labels, start + j)
         r, some = min(start, max(m - width, 0)), min(width, m)  # the last tile overlaps the one before, to be full
         for lane in range(some):
             own[lane] = p[(r + lane) * view[2] + max(labels[r + lane], 0) * view[3]]

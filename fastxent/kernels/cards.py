@@ -33,23 +33,23 @@ from fastxent.kernels.blocks import (
 )  # fmt: skip
 from fastxent.kernels.card_finish import IGNORED, INVALID, N_FIGURES, TOP, K, blank, finish_card
 from fastxent.kernels.card_rows import note_row
-from fastxent.kernels.card_tiles import note_tiles
+from fastxent.kernels.card_tiles import TILE_ROOM, note_tiles
 from fastxent.kernels.figures import LABELS
 from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.memory import address, load_some_double, offset, pointer, scratch
-from fastxent.kernels.narrow import room
+from fastxent.kernels.narrow import read_type
 from fastxent.kernels.probabilities import (
     PROBS,
-    clipped_log_loss,
     information,
     pair,
     probability_sum,
     soft_log_loss,
     soft_nll,
 )  # fmt: skip
+from fastxent.kernels.probability_blocks import label_losses
 from fastxent.kernels.rows import largest, rank_of, target_sums
 from fastxent.kernels.simd import add_reduce, first_lanes, select, splat
-from fastxent.kernels.tiles import ROWS, TILE_SIZE
+from fastxent.kernels.tiles import ROWS
 
 
 @inline
@@ -100,14 +100,15 @@ def score_logits_tiles(
     view, n, has_ignore, ignore_index = first_view(integers), integers[N], integers[HAS_IGNORE] != 0, integers[IGNORE]
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
     label = scratch(np.int64, 0, LABELS)
-    tile = room(like, TILE_SIZE + 16)
+    tile = scratch(read_type(like), 0, TILE_ROOM)
     i = start
     while i < stop:
         m = block_rows(view, i, stop, n, n)
         bad = read_labels(labels, i, m, n, has_ignore, ignore_index, label)
         if bad >= 0:
             return refuse(report, bad, LABEL)
-        note_tiles(view, like, n, i, m, label, scale, scale_low, tile, card_arrays(integers, i, reals, labels))
+        card = card_arrays(integers, i, reals, labels)
+        note_tiles(view, like, n, i, m, label, labels, scale, scale_low, tile, card)
         i += m
 
 
@@ -192,6 +193,8 @@ def score_probabilities(
     """Probabilities or log-probabilities, and class indices."""
     view, n, has_ignore, ignore_index = first_view(integers), integers[N], integers[HAS_IGNORE] != 0, integers[IGNORE]
     kind, normalize, eps, sum_tol = integers[KIND], integers[FLAG] != 0, reals[EPS], reals[SUM_TOL]
+    figures = scratch(np.float64, 2, ROWS)
+    values = scratch(np.float64, 0, ROWS)
     label = scratch(np.int64, 0, ROWS)
     buffer = copy_buffer(view, like, n, 0)
     i = start
@@ -204,6 +207,7 @@ def score_probabilities(
         card = card_arrays(integers, i, reals, labels)
         for r in range(m):
             row, y = offset(p, r * step), label[r]
+            figures[0, r], figures[1, r] = 1.0, 0.0
             if y < 0:
                 blank(card, r, IGNORED)
                 continue
@@ -213,17 +217,22 @@ def score_probabilities(
             squares, first = note_probabilities(row, n, kind, factor, card, r)
             own = np.float64(row[y])
             if kind == PROBS:
-                others = probability_sum(row, n, y)
-                card[0][r] = clipped_log_loss(own, others, eps, normalize) + 0.0
+                figures[0, r], figures[1, r] = own, probability_sum(row, n, y)
                 own *= factor
             else:
-                card[0][r] = -own + 0.0
+                values[r] = -own
                 own = elementary.exp(own)
             if first < 0:
                 blank(card, r, INVALID)
+                label[r] = INVALID
                 continue
             card[3][r] = max((squares - own) + (1.0 - own), 0.0)
             card[5][r] = 0 if y == first else rank_of(row, n, y)
+        if kind == PROBS:
+            label_losses(p, figures, values, m, eps, normalize)
+        for r in range(m):
+            if label[r] >= 0:
+                card[0][r] = values[r] + 0.0
         i += m
 
 

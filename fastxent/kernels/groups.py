@@ -20,7 +20,7 @@ from fastxent.kernels.exactsum import (
     exact_sum_value,
 )
 from fastxent.kernels.jit import compiled, inline
-from fastxent.kernels.memory import load, store
+from fastxent.kernels.memory import load, offset, store
 from fastxent.kernels.simd import add_reduce, any_lane, bits, from_bits, splat
 
 BLOCK = 256  # rows: their figures stay in the first-level cache
@@ -80,6 +80,44 @@ def fixed_columns(p, n, top, high_parts, low_parts):
         store(low_parts, i, low)
         highs, lows, odd, some = highs + high, lows + low, odd | misfit, some | low
     return add_reduce(highs), add_reduce(lows), not any_lane(odd != 0), any_lane(some != 0)
+
+
+@inline
+def count_places(table, step, place, n):
+    """Count n rows, one in each of the places."""
+    for k in range(n):
+        table[place[k] * step] += 1
+
+
+@inline
+def add_to_groups(totals, step, place, parts, x, n, fit, grouped, first, shift):
+    """Add n numbers, given by both parts and whether all fit and have low ones, to the totals in their places.
+
+    What does not fit goes to the sum of its group, first + (place >> shift), by itself. Totals of three or more words
+    count the rows as well.
+    """
+    (high, low), (fits, some_low) = parts, fit
+    if step > 2 and fits:
+        for k in range(n):
+            at = place[k] * step
+            totals[at] += high[k]
+            totals[at + 2] += 1
+    elif step > 2:
+        count_places(offset(totals, 2), step, place, n)
+    elif fits:
+        for k in range(n):
+            totals[place[k] * step] += high[k]
+    if fits:
+        for k in range(n if some_low else 0):
+            totals[place[k] * step + 1] += low[k]
+        return
+    bases = fixed_bases(GROUP_TOP)
+    for k in range(n):
+        if fixed_parts(x[k], bases)[2] == 0:
+            totals[place[k] * step] += high[k]
+            totals[place[k] * step + 1] += low[k]
+        else:
+            add_to_group(*grouped, first + (place[k] >> shift), x[k])
 
 
 @compiled

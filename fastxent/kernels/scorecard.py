@@ -24,13 +24,12 @@ from fastxent.kernels.groups import (
     BLOCK,
     FEW_GROUPS,
     FLUSH_ROWS,
-    GROUP_TOP,
     STRIDE,
     add_to_group,
+    add_to_groups,
     add_units,
-    fixed_bases,
+    count_places,
     fixed_columns,
-    fixed_parts,
     flush_groups,
     merge_groups,
 )
@@ -282,35 +281,6 @@ def _flush(sums, fixed, totals, few, cells, shift, n_classes, bin_rows, rank_row
             cells[cell, 2] = 0
 
 
-@inline
-def _add_to_groups(totals, step, marks, places, parts, shift, block, column, n, fits, low, spilled, first):
-    """Add a column's numbers, whose parts are in `marks`, to the totals in the places that marks[places] says.
-
-    What does not fit goes to the sum of its group, first + (place >> shift), by itself.
-    """
-    place, high = pointer(marks, places * STRIDE), pointer(marks, parts * STRIDE)
-    if fits:
-        for k in range(n):
-            totals[place[k] * step] += high[k]
-        for k in range(n if low else 0):
-            totals[place[k] * step + 1] += high[k + STRIDE]
-    else:
-        bases = fixed_bases(GROUP_TOP)
-        for k in range(n):
-            if fixed_parts(block[column, k], bases)[2] == 0:
-                totals[place[k] * step] += high[k]
-                totals[place[k] * step + 1] += high[k + STRIDE]
-            else:
-                add_to_group(*spilled, first + (place[k] >> shift), block[column, k])
-
-
-@inline
-def _count(table, step, places, n):
-    """Count n rows, one in each of the places."""
-    for k in range(n):
-        table[places[k] * step] += 1
-
-
 @compiled
 def accumulate_chunk(
     chunk, like, integers, reals, labels, weights, ids, first_id, tops, refuse_invalid, start, stop, tally, report
@@ -355,6 +325,7 @@ def accumulate_chunk(
     shift = cell_shift(n_bins, rank_rows.size)
     by_rank = (1 << shift) >= rank_rows.size
     cells, grouped = np.zeros((n_bins << shift, 4), np.int64), (counts, slots, spill_index, spill)
+    parts = pointer(marks, HIGH * STRIDE), pointer(marks, LOW * STRIDE)
     pending, i = 0, start
     while i < stop:
         if counts[PAIRS_USED] + new_pairs > pair_keys.size > 0 or counts[SPILL_USED] + new_spilled > spill.shape[0]:
@@ -378,7 +349,7 @@ def accumulate_chunk(
             _weigh(block, weights, i, marks, n)
         _pad(block, marks, n, weighted)
         most = _mark_bins(block, nll, share, marks, n, n_bins, shift, n_classes == 2)
-        _count(pointer(nll_rows, 0), 1, pointer(marks, NLL_BIN * STRIDE), n)
+        count_places(pointer(nll_rows, 0), 1, pointer(marks, NLL_BIN * STRIDE), n)
         marked = pointer(marks, LABEL * STRIDE), pointer(marks, PREDICTED * STRIDE)
         if dense:
             p = pointer(pair_rows, 0)
@@ -387,16 +358,15 @@ def accumulate_chunk(
         elif hard:
             count_pairs(counts, class_rows, pair_keys, pair_rows, marked, n)
         if hard:
-            _count(pointer(cells, 2), 4, pointer(marks, CELL * STRIDE), n)
             for k in range(0 if by_rank else n):
                 rank_rows[min(marks[RANK, k], rank_rows.size - 1)] += 1
-            fits, low = _add_column(sums, fixed, block, marks, CONFIDENCE, n)
-            _add_to_groups(
-                pointer(cells, 0), 4, marks, CELL, HIGH, shift, block, CONFIDENCE, n, fits, low, grouped, n_classes
-            )
-            fits, low = _add_column(sums, fixed, block, marks, R, n)
+            fit = _add_column(sums, fixed, block, marks, CONFIDENCE, n)
+            place, x = pointer(marks, CELL * STRIDE), pointer(block, CONFIDENCE * STRIDE)
+            add_to_groups(pointer(cells, 0), 4, place, parts, x, n, fit, grouped, n_classes, shift)
+            fit = _add_column(sums, fixed, block, marks, R, n)
             if few:
-                _add_to_groups(pointer(totals, 0), 2, marks, LABEL, HIGH, 0, block, R, n, fits, low, grouped, 0)
+                place, x = pointer(marks, LABEL * STRIDE), pointer(block, R * STRIDE)
+                add_to_groups(pointer(totals, 0), 2, place, parts, x, n, fit, grouped, 0, 0)
             else:
                 for k in range(n):
                     add_to_group(*grouped, marks[LABEL, k], block[R, k])
@@ -420,7 +390,9 @@ def accumulate_chunk(
         _note_worst_rows(counts, worst_nll, worst_id, worst_label, block, nll, marks, n, most, ids, first_id, i)
         low = _square(block, n, weighted)
         for j in range(N_SUMS if weighted else N_PLAIN):
-            if not (hard and (j == R or j == CONFIDENCE)) and (j != RR_LOW or low):
+            if j == ENTROPY or j == BRIER or j == RR_HIGH:  # the parts by themselves are not wanted
+                exact_sum_add_block(sums[j], block[j], n)
+            elif not (hard and (j == R or j == CONFIDENCE)) and (j != RR_LOW or low):
                 _add_column(sums, fixed, block, marks, j, n)
         i += m
         pending += m
