@@ -44,7 +44,7 @@ from fastxent.kernels.blocks import (  # noqa: F401  (the reasons are this modul
     N,
     view_of,
 )  # fmt: skip
-from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_merge, exact_sum_value
+from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_final, exact_sum_merge, exact_sum_value
 from fastxent.kernels.jit import call_chunk, compiled, inline, parallel, prange
 from fastxent.kernels.memory import scratch
 from fastxent.kernels.narrow import rounded, widened
@@ -129,7 +129,7 @@ def run_rows(
     rest = (call, reals, labels, class_weight, sample_weight, out, own if summed else sums, report)
     call_chunk(chunk, (start, stop, reals, reals, *rest))  # two empty arrays would do: they tell a type, known by now
     if summed:
-        return report[0], report[1], exact_sum_value(own[0]), exact_sum_value(own[1])
+        return report[0], report[1], exact_sum_final(own[0]), exact_sum_final(own[1])
     return report[0], report[1], 0.0, 0.0
 
 

@@ -226,13 +226,18 @@ def exact_sum_value(state):
 
     Ties go to even and overflow to infinity; a NaN, or infinities of both signs, give NaN; zero is never -0.0.
     """
-    if state[NANS] > 0 or (state[POS_INF] > 0 and state[NEG_INF] > 0):
+    return exact_sum_final(state.copy())
+
+
+@part
+def exact_sum_final(limbs):
+    """The same, of a state that is not needed any more: the limbs that it holds are changed."""
+    if limbs[NANS] > 0 or (limbs[POS_INF] > 0 and limbs[NEG_INF] > 0):
         return np.nan
-    if state[POS_INF] > 0:
+    if limbs[POS_INF] > 0:
         return np.inf
-    if state[NEG_INF] > 0:
+    if limbs[NEG_INF] > 0:
         return -np.inf
-    limbs = state.copy()
     exact_sum_normalise(limbs)
     negative = limbs[N_LIMBS - 1] < 0
     if negative:
