@@ -9,10 +9,10 @@ import math
 from numba.extending import overload
 
 from fastxent.kernels import elementary
-from fastxent.kernels.elementary import LN_2, LOG2_E, MODERATE, exp_shifted, exponent_bits, whole_float
+from fastxent.kernels.elementary import LN_2, LOG2_E, MODERATE, whole_float
 from fastxent.kernels.jit import INLINE, inline
 from fastxent.kernels.memory import load, load_some, offset, prefetch, store, store_double
-from fastxent.kernels.rows import LARGEST_SUM, add_terms, ahead, floor_exponent, highest_bits, lanes, too_small
+from fastxent.kernels.rows import LARGEST_SUM, add_terms, ahead, floor_exponent, lanes, too_small
 from fastxent.kernels.simd import (
     any_lane,
     bits,
@@ -27,13 +27,15 @@ from fastxent.kernels.simd import (
     select,
     splat,
 )  # fmt: skip
+from fastxent.kernels.term_sums import exceeds, four_terms, nothing_seen, one_term, term_constants
 from fastxent.kernels.tiles import ROWS
 from fastxent.kernels.transpose import max_across, sum_across
 
 
 @inline
 def near_one(a):
-    """a as 2^n times a number that is at most LARGEST_SUM, for vectors; n is 0 where it is already."""
+    """a as 2^n times a number that is at most LARGEST_SUM, for vectors; n is 0 where it is already; inf becomes NaN."""
+    a = select(a < math.inf, a, math.nan)
     n = select(a > LARGEST_SUM, (bits(a) >> 52) - 1023, 0)
     return from_bits(bits(a) - (n << 52)), whole_float(n)
 
@@ -79,13 +81,14 @@ def group_exp_sums(p, step, m, n, label, r, figures, sums):
         prefetch(z, width * step)
         # The vector with the label's class comes first, so that the others need no mask.
         x = maximum(select(lane_numbers(floor) == y - own, -math.inf, load(z, own)), floor)
-        highest = exponent_bits(x, magic)
-        terms = exp_shifted(x, magic)
+        constants = term_constants(magic)
+        terms, seen = one_term(x, constants)
+        seen = seen | nothing_seen(p)
         if last + width < n:
             v = load_some(z, last + width, rest, -math.inf)
             x = maximum(select(lane_numbers(v) == y - (last + width), -math.inf, v), floor)
-            highest = maximum(highest, exponent_bits(x, magic))
-            terms = terms + exp_shifted(x, magic)
+            e, found = one_term(x, constants)
+            terms, seen = terms + e, seen | found
         total, low = add_terms(splat(0.0), splat(0.0), terms)
         for i in range(0, last - 3 * width, 4 * width):
             for j in range(4):
@@ -93,19 +96,17 @@ def group_exp_sums(p, step, m, n, label, r, figures, sums):
             a, b = load(z, beside(i, own, width)), load(z, beside(i + width, own, width))
             c, d = load(z, beside(i + 2 * width, own, width)), load(z, beside(i + 3 * width, own, width))
             a, b, c, d = maximum(a, floor), maximum(b, floor), maximum(c, floor), maximum(d, floor)
-            highest = maximum(highest, maximum(exponent_bits(a, magic), exponent_bits(b, magic)))
-            highest = maximum(highest, maximum(exponent_bits(c, magic), exponent_bits(d, magic)))
-            a, b, c, d = exp_shifted(a, magic), exp_shifted(b, magic), exp_shifted(c, magic), exp_shifted(d, magic)
-            total, low = add_terms(total, low, (a + b) + (c + d))
+            terms, found = four_terms(a, b, c, d, constants)
+            seen = seen | found
+            total, low = add_terms(total, low, terms)
         terms = fill(p, 0.0)
         for i in range(last - last % (4 * width), last, width):
             prefetch(z, i + ahead(p))
-            x = maximum(load(z, beside(i, own, width)), floor)
-            highest = maximum(highest, exponent_bits(x, magic))
-            terms = terms + exp_shifted(x, magic)
+            e, found = one_term(maximum(load(z, beside(i, own, width)), floor), constants)
+            terms, seen = terms + e, seen | found
         total, low = add_terms(total, low, terms)
         total = total + low
-        if any_lane(highest > highest_bits(p)):
+        if exceeds(seen, p):
             total = splat(math.nan)
         store(sums, row * 8, total)
     a, n_a = group_sums(sums, p)
