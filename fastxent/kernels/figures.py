@@ -64,11 +64,9 @@ def row_figures(view, like, n, i, m, label, scale, scale_low, figures, buffer):
         for r in range(0, m, width):
             group = offset(p, r * step)
             serves &= group_exp_sums(group, step, min(width, m - r), n, label, r, f, pointer(sums, 0))
-    y = pointer(label, 0)
-    for r in range(m):
-        f[3 * ROWS + r] = p[r * step + max(y[r], 0)]
     if not serves:
         for r in range(m):
+            f[3 * ROWS + r] = p[r * step + max(label[r], 0)]
             if scale != 1.0 or not figures[0, r] >= too_small(p):
                 a, k, s = exp_sum_over(offset(p, r * step), n, label[r], scale, scale_low)
                 a, k = near_one(a, k)

@@ -26,8 +26,8 @@ from fastxent.kernels.simd import (
 )  # fmt: skip
 
 __all__ = [
-    "address", "borrowed", "load", "load_double", "load_integers", "load_some", "load_some_double", "offset",
-    "pointer", "prefetch", "prefetch_second_level", "scratch", "store", "store_double", "store_some",
+    "address", "borrowed", "elements", "load", "load_double", "load_integers", "load_some", "load_some_double",
+    "offset", "pointer", "prefetch", "prefetch_second_level", "scratch", "store", "store_double", "store_some",
     "store_some_double", "store_streaming", "streamed", "to_aligned",
 ]  # fmt: skip
 
@@ -253,6 +253,12 @@ def _number(typingctx, p):
 def _stored_size(typingctx, p):
     size = stored(p).bitwidth // 8
     return types.uint64(p), lambda context, builder, sig, args: ir.Constant(ir.IntType(64), size)
+
+
+@inline
+def elements(p, size):
+    """How many elements of the pointer so many bytes hold."""
+    return np.int64(size // np.int64(_stored_size(p)))
 
 
 @inline

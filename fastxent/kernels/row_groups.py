@@ -11,8 +11,8 @@ from numba.extending import overload
 from fastxent.kernels import elementary
 from fastxent.kernels.elementary import LN_2, LOG2_E, MODERATE, whole_float
 from fastxent.kernels.jit import INLINE, inline
-from fastxent.kernels.memory import load, load_some, offset, prefetch, store, store_double
-from fastxent.kernels.rows import LARGEST_SUM, add_terms, ahead, floor_exponent, lanes, too_small
+from fastxent.kernels.memory import elements, load, load_some, offset, prefetch, prefetch_second_level, store, store_double
+from fastxent.kernels.rows import LARGEST_SUM, add_terms, floor_exponent, lanes, too_small
 from fastxent.kernels.simd import (
     any_lane,
     bits,
@@ -30,6 +30,9 @@ from fastxent.kernels.simd import (
 from fastxent.kernels.term_sums import exceeds, four_terms, nothing_seen, one_term, term_constants
 from fastxent.kernels.tiles import ROWS
 from fastxent.kernels.transpose import max_across, sum_across
+
+# Bytes of a cache line, and how far ahead memory is asked for.
+LINE, AHEAD = 64, 8192
 
 
 @inline
@@ -59,7 +62,7 @@ def _group_sums(sums, like):
 
 @inline
 def group_exp_sums(p, step, m, n, label, r, figures, sums):
-    """A, k and s = 0 of m rows without their labels' classes, to ``figures``, column r on; T = 1, each row read once.
+    """A, k, s = 0 of m rows without their labels' classes, and these logits, to ``figures``, column r on; T = 1.
 
     The reference is the largest of a row's first vector. A is NaN, or far too small, where that does not serve: last
     comes whether it always did.
@@ -72,27 +75,23 @@ def group_exp_sums(p, step, m, n, label, r, figures, sums):
     store_double(figures, ROWS + r, (k + floor_exponent(p)) * LN_2)
     full = n // width
     last = (full - 1) * width
+    line, distance = elements(p, LINE), elements(p, AHEAD)
     rest, rows = first_lanes(n - full * width, top), first_lanes(m, top)
     for row in range(m):
         z = offset(p, row * step)
         magic, floor = fill(p, figures[r + row]), fill(p, figures[ROWS + r + row])
         y = label[r + row]
         own = min(max(y, 0) // width * width, last)
-        prefetch(z, width * step)
-        # The vector with the label's class comes first, so that the others need no mask.
-        x = maximum(select(lane_numbers(floor) == y - own, -math.inf, load(z, own)), floor)
-        constants = term_constants(magic)
-        terms, seen = one_term(x, constants)
-        seen = seen | nothing_seen(p)
-        if last + width < n:
-            v = load_some(z, last + width, rest, -math.inf)
-            x = maximum(select(lane_numbers(v) == y - (last + width), -math.inf, v), floor)
-            e, found = one_term(x, constants)
-            terms, seen = terms + e, seen | found
-        total, low = add_terms(splat(0.0), splat(0.0), terms)
+        if 2 * row >= m:
+            for j in range(2):
+                first = offset(p, (width + 2 * row - m + j) * step)
+                prefetch(first, 0)
+                prefetch(first, width - 1)
+        constants, seen = term_constants(magic), nothing_seen(p)
+        total, low = splat(0.0), splat(0.0)
         for i in range(0, last - 3 * width, 4 * width):
-            for j in range(4):
-                prefetch(z, i + ahead(p) + j * width)  # a vector is a cache line
+            for j in range(0, 4 * width, line):
+                prefetch_second_level(z, i + distance + j)
             a, b = load(z, beside(i, own, width)), load(z, beside(i + width, own, width))
             c, d = load(z, beside(i + 2 * width, own, width)), load(z, beside(i + 3 * width, own, width))
             a, b, c, d = maximum(a, floor), maximum(b, floor), maximum(c, floor), maximum(d, floor)
@@ -101,10 +100,23 @@ def group_exp_sums(p, step, m, n, label, r, figures, sums):
             total, low = add_terms(total, low, terms)
         terms = fill(p, 0.0)
         for i in range(last - last % (4 * width), last, width):
-            prefetch(z, i + ahead(p))
+            prefetch_second_level(z, i + distance)
             e, found = one_term(maximum(load(z, beside(i, own, width)), floor), constants)
             terms, seen = terms + e, seen | found
         total, low = add_terms(total, low, terms)
+        # Last comes what needs a mask: the memory that holds it was asked for with the rest.
+        prefetch_second_level(z, last + distance)
+        x = maximum(select(lane_numbers(floor) == y - own, -math.inf, load(z, own)), floor)
+        terms, found = one_term(x, constants)
+        seen = seen | found
+        if last + width < n:
+            prefetch_second_level(z, n - 1 + distance)
+            v = load_some(z, last + width, rest, -math.inf)
+            x = maximum(select(lane_numbers(v) == y - (last + width), -math.inf, v), floor)
+            e, found = one_term(x, constants)
+            terms, seen = terms + e, seen | found
+        total, low = add_terms(total, low, terms)
+        figures[3 * ROWS + r + row] = z[max(y, 0)]
         total = total + low
         if exceeds(seen, p):
             total = splat(math.nan)
