@@ -11,7 +11,16 @@ from numba.extending import overload
 from fastxent.kernels import elementary
 from fastxent.kernels.elementary import LN_2, LOG2_E, MODERATE, whole_float
 from fastxent.kernels.jit import INLINE, inline
-from fastxent.kernels.memory import elements, load, load_some, offset, prefetch, prefetch_second_level, store, store_double
+from fastxent.kernels.memory import (
+    elements,
+    load,
+    load_some,
+    offset,
+    prefetch,
+    prefetch_second_level,
+    store,
+    store_double,
+)
 from fastxent.kernels.rows import LARGEST_SUM, add_terms, floor_exponent, lanes, too_small
 from fastxent.kernels.simd import (
     any_lane,
@@ -31,8 +40,9 @@ from fastxent.kernels.term_sums import exceeds, four_terms, nothing_seen, one_te
 from fastxent.kernels.tiles import ROWS
 from fastxent.kernels.transpose import max_across, sum_across
 
-# Bytes of a cache line, and how far ahead memory is asked for.
-LINE, AHEAD = 64, 8192
+# Bytes of a cache line, and how far ahead memory is asked for: into the second-level cache, where many lines may be on
+# their way, then from there into the first.
+LINE, FAR, NEAR = 64, 8192, 1024
 
 
 @inline
@@ -75,14 +85,14 @@ def group_exp_sums(p, step, m, n, label, r, figures, sums):
     store_double(figures, ROWS + r, (k + floor_exponent(p)) * LN_2)
     full = n // width
     last = (full - 1) * width
-    line, distance = elements(p, LINE), elements(p, AHEAD)
+    line = elements(p, LINE)
     rest, rows = first_lanes(n - full * width, top), first_lanes(m, top)
     for row in range(m):
         z = offset(p, row * step)
         magic, floor = fill(p, figures[r + row]), fill(p, figures[ROWS + r + row])
         y = label[r + row]
         own = min(max(y, 0) // width * width, last)
-        if 2 * row >= m:
+        if 2 * row >= m:  # the next group's first vectors, which are read together
             for j in range(2):
                 first = offset(p, (width + 2 * row - m + j) * step)
                 prefetch(first, 0)
@@ -91,7 +101,7 @@ def group_exp_sums(p, step, m, n, label, r, figures, sums):
         total, low = splat(0.0), splat(0.0)
         for i in range(0, last - 3 * width, 4 * width):
             for j in range(0, 4 * width, line):
-                prefetch_second_level(z, i + distance + j)
+                ask(z, i + j)
             a, b = load(z, beside(i, own, width)), load(z, beside(i + width, own, width))
             c, d = load(z, beside(i + 2 * width, own, width)), load(z, beside(i + 3 * width, own, width))
             a, b, c, d = maximum(a, floor), maximum(b, floor), maximum(c, floor), maximum(d, floor)
@@ -100,17 +110,17 @@ def group_exp_sums(p, step, m, n, label, r, figures, sums):
             total, low = add_terms(total, low, terms)
         terms = fill(p, 0.0)
         for i in range(last - last % (4 * width), last, width):
-            prefetch_second_level(z, i + distance)
+            ask(z, i)
             e, found = one_term(maximum(load(z, beside(i, own, width)), floor), constants)
             terms, seen = terms + e, seen | found
         total, low = add_terms(total, low, terms)
         # Last comes what needs a mask: the memory that holds it was asked for with the rest.
-        prefetch_second_level(z, last + distance)
+        ask(z, last)
         x = maximum(select(lane_numbers(floor) == y - own, -math.inf, load(z, own)), floor)
         terms, found = one_term(x, constants)
         seen = seen | found
         if last + width < n:
-            prefetch_second_level(z, n - 1 + distance)
+            ask(z, n - 1)
             v = load_some(z, last + width, rest, -math.inf)
             x = maximum(select(lane_numbers(v) == y - (last + width), -math.inf, v), floor)
             e, found = one_term(x, constants)
@@ -126,6 +136,13 @@ def group_exp_sums(p, step, m, n, label, r, figures, sums):
     store_double(figures, ROWS + r, k + n_a)
     store_double(figures, 2 * ROWS + r, fill(p, 0.0))
     return not any_lane(~(a >= too_small(p)) & rows)
+
+
+@inline
+def ask(z, i):
+    """Ask for the memory some way behind element i: of this row or of those that follow."""
+    prefetch_second_level(z, i + elements(z, FAR))
+    prefetch(z, i + elements(z, NEAR))
 
 
 @inline
