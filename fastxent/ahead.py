@@ -82,7 +82,7 @@ def _call_everything(logits: "np.ndarray[Any, Any]") -> None:
             for k, part in enumerate(parts):
                 part.update(predictions, target, start=k * n_rows)
             parts[0].merge(parts[1]).result()
-    losses.cross_entropy(logits, labels, label_smoothing=0.1)
+    losses.cross_entropy(logits, labels, label_smoothing=0.1, sample_weight=np.ones(n_rows))
     losses.perplexity(logits, labels)
     losses.binary_cross_entropy(logits.ravel(), probs.ravel())
     losses.binary_log_loss(probs.ravel(), probs.ravel())
