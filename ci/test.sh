@@ -21,4 +21,8 @@ for argument in "$@"; do
     paths=()
   fi
 done
-exec "$BIN/python" -m pytest --doctest-modules ${paths[@]+"${paths[@]}"} "$@"
+# Two files of tests at a time: most of their time goes into compiling. Tests of time itself, among the slow ones, want
+# the machine for themselves.
+workers=(-n 2 --dist loadfile)
+[[ " $* " == *" --slow "* ]] && workers=()
+exec "$BIN/python" -m pytest --doctest-modules ${workers[@]+"${workers[@]}"} ${paths[@]+"${paths[@]}"} "$@"
