@@ -40,6 +40,13 @@ def half_an_ulp(want, dtype):
     return 0 if np.isinf(at) else exact(np.spacing(abs(at), dtype=dtype)) / 2
 
 
+def short_and_long(test):
+    """A sweep against long doubles, with ``slow`` for how long: the long one is among the slow tests."""
+    test = pytest.mark.skipif(not reference.WIDE_IS_WIDER, reason="needs an 80-bit long double")(test)
+    lengths = [False, pytest.param(True, marks=pytest.mark.slow)]
+    return pytest.mark.parametrize("slow", lengths, ids=["short", "long"])(test)
+
+
 # ---- hard labels ----------------------------------------------------------------------------------------------------
 
 
@@ -99,8 +106,7 @@ def test_hard_nll_is_accurate_with_very_many_classes(c, dtype, errors):
     found.verify()
 
 
-@pytest.mark.parametrize("slow", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["short", "long"])
-@pytest.mark.skipif(not reference.WIDE_IS_WIDER, reason="needs an 80-bit long double")
+@short_and_long
 def test_hard_nll_is_accurate_over_a_sweep_of_rows(slow, dtype, errors):
     """Very many rows against the wide oracle, which test_reference.py measures against mpmath."""
     rng = np.random.default_rng(11)
@@ -117,8 +123,7 @@ def test_hard_nll_is_accurate_over_a_sweep_of_rows(slow, dtype, errors):
     found.verify()
 
 
-@pytest.mark.parametrize("slow", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["short", "long"])
-@pytest.mark.skipif(not reference.WIDE_IS_WIDER, reason="needs an 80-bit long double")
+@short_and_long
 def test_two_classes_are_accurate_at_every_distance(slow, dtype, errors):
     """z = (0, d): NLL is ln(1 + e^±d), so the sweep over d is one over exp's and log1p's arguments, their seams too."""
     rng = np.random.default_rng(12)
@@ -477,8 +482,7 @@ def test_binary_log_loss_is_accurate(dtype, errors):
     found.verify()
 
 
-@pytest.mark.parametrize("slow", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["short", "long"])
-@pytest.mark.skipif(not reference.WIDE_IS_WIDER, reason="needs an 80-bit long double")
+@short_and_long
 def test_binary_losses_are_accurate_over_a_sweep(slow, dtype, errors):
     """Very many numbers, targets of either dtype, against long doubles."""
     rng = np.random.default_rng(902)

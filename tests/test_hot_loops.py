@@ -22,7 +22,7 @@ from hot_loops import (
     recorded,
 )
 
-from fastxent.kernels.jit import compiled
+from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.memory import load, pointer, store
 from fastxent.kernels.simd import fma
 
@@ -51,16 +51,21 @@ def test_the_record_is_of_these_kernels():
 # --- the guard itself: kernels that it has to refuse ------------------------------------------------------------------
 
 
+@inline
+def some_arithmetic(a, b):
+    """What a loop has to do for each vector."""
+    c = fma(a, b, b)
+    for _ in range(6):
+        c = fma(c, b, a)
+    return c
+
+
 @compiled
 def in_vectors(x, y, out):
     """x·y³ + ..., in vectors."""
     p, q, r = pointer(x, 0), pointer(y, 0), pointer(out, 0)
     for i in range(0, x.size, 16):
-        a, b = load(p, i), load(q, i)
-        c = fma(a, b, b)
-        for _ in range(6):
-            c = fma(c, b, a)
-        store(r, i, c)
+        store(r, i, some_arithmetic(load(p, i), load(q, i)))
 
 
 @compiled
@@ -78,11 +83,7 @@ def with_a_call(x, y, out):
     """In vectors, and a libm call for each of them."""
     p, q, r = pointer(x, 0), pointer(y, 0), pointer(out, 0)
     for i in range(0, x.size, 16):
-        a, b = load(p, i), load(q, i)
-        c = fma(a, b, b)
-        for _ in range(6):
-            c = fma(c, b, a)
-        store(r, i, c)
+        store(r, i, some_arithmetic(load(p, i), load(q, i)))
         out[i] = math.exp(out[i])
 
 

@@ -230,6 +230,21 @@ def _first(result: Any) -> float:
     return float(np.asarray(result).reshape(-1)[0])
 
 
+def _written(name: str) -> Work:
+    """softmax or log_softmax, written to an array that is there where the library can."""
+    function = getattr(fastxent, name)
+    return Work(
+        _with_room,
+        lambda z, out: lambda: function(z, out=out),
+        {
+            "torch": Peer(_torch(lambda torch, f, z, out: getattr(torch, name)(z, 1, out=out))),
+            "jax": Peer(_jax(lambda jax, optax, z, out: getattr(jax.nn, name)(z, axis=1))),
+            "scipy": Peer(_scipy(name), SLOW_BYTES),
+        },
+        _first,
+    )
+
+
 WORKS = {
     "cross_entropy": Work(_labelled, _loss, _loss_peers()),
     "small_call": Work(_labelled, _loss, _loss_peers()),
@@ -277,26 +292,8 @@ WORKS = {
         },
         _first,
     ),
-    "softmax": Work(
-        _with_room,
-        lambda z, out: lambda: fastxent.softmax(z, out=out),
-        {
-            "torch": Peer(_torch(lambda torch, f, z, out: torch.softmax(z, 1, out=out))),
-            "jax": Peer(_jax(lambda jax, optax, z, out: jax.nn.softmax(z, axis=1))),
-            "scipy": Peer(_scipy("softmax"), SLOW_BYTES),
-        },
-        _first,
-    ),
-    "log_softmax": Work(
-        _with_room,
-        lambda z, out: lambda: fastxent.log_softmax(z, out=out),
-        {
-            "torch": Peer(_torch(lambda torch, f, z, out: torch.log_softmax(z, 1, out=out))),
-            "jax": Peer(_jax(lambda jax, optax, z, out: jax.nn.log_softmax(z, axis=1))),
-            "scipy": Peer(_scipy("log_softmax"), SLOW_BYTES),
-        },
-        _first,
-    ),
+    "softmax": _written("softmax"),
+    "log_softmax": _written("log_softmax"),
     "score_card": Work(
         _labelled,
         lambda z, y: lambda: fastxent.score(z, y).nll,

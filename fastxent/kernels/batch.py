@@ -465,9 +465,3 @@ def first_bad_weight(weights):
 def exp_scalar(x):
     """e^x without libm, for what finishes a result."""
     return elementary.exp(x)
-
-
-@compiled
-def log_scalar(x):
-    """ln x without libm."""
-    return elementary.log(x)

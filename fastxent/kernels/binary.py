@@ -18,6 +18,7 @@ from fastxent.kernels import elementary
 from fastxent.kernels.elementary import EXPONENT32, ONE_BITS32, SQRT_HALF_BITS32
 from fastxent.kernels.jit import INLINE, inline
 from fastxent.kernels.memory import load, load_double, prefetch, store, store_double
+from fastxent.kernels.rows import ahead, lanes, magnitude, reads_float32
 from fastxent.kernels.simd import (
     any_lane,
     bits,
@@ -30,12 +31,9 @@ from fastxent.kernels.simd import (
     select,
 )  # fmt: skip
 
-lanes = by_type(16, 8)
 one_bits = by_type(ONE_BITS32, 1023 << 52)
 # A logit of moderate size: e^-|z| is a normal number.
 moderate = by_type(80.0, 700.0)
-# How far ahead memory is asked for, in elements (rows.ahead).
-AHEAD = 1024
 LEAST_NORMAL, BELOW_1 = np.float32(2.0**-126), np.float32(1.0 - 2.0**-24)
 
 
@@ -91,14 +89,10 @@ def _weigh(weight, loss):
     return select(weight == 0.0, 0.0, weight * loss)
 
 
-def magnitude(x):
+@inline
+def absolute(x):
     """The absolute value."""
-
-
-@overload(magnitude, jit_options=INLINE)
-def _magnitude(x):
-    mask = 0x7FFFFFFF if is_float32(x) else 0x7FFFFFFFFFFFFFFF
-    return lambda x: from_bits(bits(x) & mask)
+    return from_bits(bits(x) & magnitude(x))
 
 
 # --- a block of logits ------------------------------------------------------------------------------------------------
@@ -114,16 +108,16 @@ def logit_losses(p, t, v, m, pos_weight):
     else:
         bad = any_outside(t, m)
         for r in range(0, m, lanes(p)):
-            size = magnitude(load(p, r))
+            size = absolute(load(p, r))
             largest = maximum(largest, bits(size))
             store_double(v, r, softened(size))
         for r in range(0, m, 8):
             z = load_double(p, r)
-            store(v, r, _combine(z, magnitude(z), load(v, r), load_double(t, r), pos_weight))
+            store(v, r, _combine(z, absolute(z), load(v, r), load_double(t, r), pos_weight))
     if any_lane(largest > bits(fill(p, moderate(p)))):
         for r in range(0, m, 8):
             z = load_double(p, r)
-            near = magnitude(z) <= moderate(p)
+            near = absolute(z) <= moderate(p)
             if any_lane(~near):
                 store(v, r, select(near, load(v, r), binary_nll(z, load_double(t, r), pos_weight)))
     return bad
@@ -140,14 +134,10 @@ def _softened(size):
     return lambda size: elementary.log1p_positive(elementary.exp_shifted(-size, fill(size, elementary.ROUND64)))
 
 
+@inline
 def _both_narrow(p, t):
     """Whether both are float32."""
-
-
-@overload(_both_narrow, jit_options=INLINE)
-def _both_narrow_of(p, t):
-    result = is_float32(p) and is_float32(t)
-    return lambda p, t: result
+    return reads_float32(p) and reads_float32(t)
 
 
 def narrow_logits(p, t, v, m, largest):
@@ -165,10 +155,10 @@ def _narrow_logits(p, t, v, m, largest):
     def losses(p, t, v, m, largest):
         outside = largest
         for r in range(0, m, 16):
-            prefetch(p, r + AHEAD)
-            prefetch(t, r + AHEAD)
+            prefetch(p, r + ahead(p))
+            prefetch(t, r + ahead(t))
             z, target = load(p, r), load(t, r)
-            size = magnitude(z)
+            size = absolute(z)
             store_double(v, r, fma(select(z > 0.0, 1.0 - target, target), size, softened(size)))
             outside = outside | beyond(target)
             largest = maximum(largest, bits(size))

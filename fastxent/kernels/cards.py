@@ -217,7 +217,9 @@ def score_probabilities(
             squares, first = note_probabilities(row, n, kind, factor, card, r)
             own = np.float64(row[y])
             if kind == PROBS:
-                figures[0, r], figures[1, r] = own, probability_sum(row, n, y)
+                figures[0, r] = own
+                if normalize:  # nothing else looks at the others
+                    figures[1, r] = probability_sum(row, n, y)
                 own *= factor
             else:
                 values[r] = -own

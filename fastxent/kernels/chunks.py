@@ -73,7 +73,7 @@ def _hard_losses(figures_of, few, start, stop, like, call, work, memory, out, su
 def hard_cross_entropy(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
-    """Logits and class indices, without smoothing, one row at a time."""
+    """Logits and class indices, without smoothing, rows in groups."""
     figures = scratch(read_type(like), 4, ROWS)
     values = scratch(np.float64, 0, ROWS)
     factors = scratch(np.float64, 0, ROWS)

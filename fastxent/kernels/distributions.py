@@ -115,7 +115,7 @@ def softmax(start, stop, like, t_like, integers, reals, labels, class_weight, sa
             target = offset(o, r * o_view[2]) if o_view[3] == 1 else pointer(apart, 0)
             a, served = 0.0, False
             if scale == 1.0:
-                a, _, _, served = keep_terms(row, n, terms)
+                a, served = keep_terms(row, n, terms)
             if served:
                 write_row(share, inverse(row, a), terms, n, target, streaming)
             else:

@@ -29,7 +29,6 @@ CAPACITY = 1 << 29  # additions between two carry propagations
 MASK = 0xFFFFFFFF
 MANTISSA = (1 << 52) - 1
 HIDDEN = 1 << 52
-MAGNITUDE = (1 << 63) - 1  # all bits but the sign
 MAX_EXPONENT = 0x7FF
 
 # A compact sum is COMPACT_SIZE slots: limbs FIRST .. FIRST + COMPACT_SIZE - 1 of a state, in carried form. It takes the

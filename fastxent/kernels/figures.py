@@ -1,6 +1,6 @@
 """A block of rows of logits -> figures, one column a row: what is done row by row, before vectors finish the block.
 
-Figures are an array (4 or more, ROWS), float64 or of the logits' type: A, k and s of rows.exp_sum, then the logit that
+Figures are an array (4 or more, ROWS), float64 or of the logits' type: A, k and s (see rows.py), then the logit that
 was left out.
 """
 
@@ -14,7 +14,7 @@ from fastxent.kernels.finish import losses_of
 from fastxent.kernels.jit import inline
 from fastxent.kernels.memory import load_integers, offset, pointer, scratch
 from fastxent.kernels.row_groups import group_exp_sums
-from fastxent.kernels.rows import exp_sum, exp_sum_over, lanes, largest, moments, near_one, too_small
+from fastxent.kernels.rows import exp_sum_over, lanes, largest, moments, near_one, too_small
 from fastxent.kernels.simd import fill
 from fastxent.kernels.tiles import PAIR_CLASSES, ROWS, TILES, add_tops, fill_tiles, tile_exp_sum, tile_pair, tile_row
 
@@ -73,17 +73,6 @@ def row_figures(view, like, n, i, m, label, scale, scale_low, figures, buffer):
                 figures[0, r] = a
                 figures[1, r] = k
                 figures[2, r] = s
-
-
-@inline
-def row_sum(p, n, y, scale, scale_low):
-    """A, k and s of one row, and whether exp_sum served."""
-    a, k, s, plain = 0.0, 0.0, 0.0, False
-    if scale == 1.0:
-        a, k, plain = exp_sum(p, n, y)
-    if not plain:
-        a, k, s = exp_sum_over(p, n, y, scale, scale_low)
-    return a, k, s, plain
 
 
 @inline

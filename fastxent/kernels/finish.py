@@ -85,5 +85,5 @@ def nll(a, k, s, z, scale, scale_low):
 
 @inline
 def log_sum(a, k, s, scale, scale_low):
-    """ln(a·2^k) + s·(scale + scale_low) for eight rows: logsumexp from exp_sum's figures over all classes."""
+    """ln(a·2^k) + s·(scale + scale_low) for eight rows: logsumexp from the figures of all classes."""
     return select(a > 0.0, fma(s, scale_low, fma(s, scale, elementary.log_times_power(a, k))), math.nan)

@@ -3,15 +3,14 @@
 import math
 
 import numpy as np
-from numba.extending import overload
 
 from fastxent.kernels import elementary
 from fastxent.kernels.blocks import row_block, strided
-from fastxent.kernels.jit import INLINE, inline
+from fastxent.kernels.jit import inline
 from fastxent.kernels.memory import load, load_integers, offset, pointer, store, store_double
 from fastxent.kernels.probabilities import clipped_log_loss, probability_sum, tile_probability_sum
-from fastxent.kernels.rows import lanes
-from fastxent.kernels.simd import any_lane, fill, first_lanes, is_float32, join, maximum, select, splat
+from fastxent.kernels.rows import lanes, reads_float32
+from fastxent.kernels.simd import any_lane, fill, first_lanes, join, maximum, select, splat
 from fastxent.kernels.tiles import ROWS, fill_tile, tile_row
 
 
@@ -77,13 +76,3 @@ def narrow_losses(f, v, m):
         store_double(v, r, select(near, -elementary.log_normal32(q), math.nan))
         missing = missing | ~near
     return any_lane(missing)
-
-
-def reads_float32(p):
-    """Whether a pointer reads float32."""
-
-
-@overload(reads_float32, jit_options=INLINE)
-def _reads_float32(p):
-    narrow = is_float32(p)
-    return lambda p: narrow

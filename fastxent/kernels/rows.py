@@ -32,15 +32,17 @@ from fastxent.kernels.simd import (
     fma,
     from_bits,
     halves,
+    is_float32,
+    join,
     lane_numbers,
     max_reduce,
     maximum,
     select,
     splat,
 )  # fmt: skip
-from fastxent.kernels.term_sums import exceeds, four_terms, nothing_seen, term_constants
 
 lanes = by_type(16, 8)
+reads_float32 = by_type(True, False)
 highest_bits = by_type(elementary.HIGHEST32, elementary.HIGHEST64)
 floor_exponent = by_type(elementary.FLOOR32, elementary.FLOOR64)
 # Above it (and NaN excepted) a sum's exponent goes to k, so that what finishes a row need not fear overflow.
@@ -76,6 +78,17 @@ def _add_terms(total, low, terms):
     return widened
 
 
+def lane_sums(total, low, like):
+    """What add_terms kept of terms of the type of ``like``, as one vector of that type: a number a lane."""
+
+
+@overload(lane_sums, jit_options=INLINE)
+def _lane_sums(total, low, like):
+    if is_float32(like):
+        return lambda total, low, like: join(total, low)
+    return lambda total, low, like: total + low
+
+
 # --- the sum of exponentials, one term left out -----------------------------------------------------------------------
 
 
@@ -87,49 +100,22 @@ def part(p, i, n, y):
 
 
 @inline
-def exp_sum(p, n, y):
-    """A and k of a row without class y (-1: of all classes), for T = 1 and s = 0, reading the row once.
-
-    The reference is the largest of the row's first block. Last comes whether that served: not for a row that rises
-    above it by more than exponents hold, or is far from 0, or holds a NaN or +inf: exp_sum_over takes those.
-    """
-    width = lanes(p)
-    block = 4 * width
-    top = fill(p, -math.inf)
-    for i in range(0, min(n, block), width):
-        top = maximum(top, part(p, i, n, y))
-    reference = np.float64(max_reduce(top))
-    if not abs(reference) <= MODERATE:
-        return 0.0, 0.0, False
-    k = exponent_at(reference)
-    magic = fill(p, elementary.rounding(p) - k * elementary.steps(p))
-    floor = fill(p, (k + floor_exponent(p)) * LN_2)
-    constants, seen = term_constants(magic), nothing_seen(p)
-    total, low = splat(0.0), splat(0.0)
-    masked = y // block * block if y >= 0 else -1
-    for i in range(0, n, block):
-        for j in range(4):
-            prefetch(p, i + ahead(p) + j * width)  # a vector is a cache line
-        if i == masked or i + block > n:
-            a, b = part(p, i, n, y), part(p, i + width, n, y)
-            c, d = part(p, i + 2 * width, n, y), part(p, i + 3 * width, n, y)
-        else:
-            a, b, c, d = load(p, i), load(p, i + width), load(p, i + 2 * width), load(p, i + 3 * width)
-        a, b, c, d = maximum(a, floor), maximum(b, floor), maximum(c, floor), maximum(d, floor)
-        terms, found = four_terms(a, b, c, d, constants)
-        seen = seen | found
-        total, low = add_terms(total, low, terms)
-    a = add_reduce(total + low)
-    return a, k, a < math.inf and not exceeds(seen, p)
-
-
-@inline
 def near_one(a, k):
-    """The same a·2^k with a at most LARGEST_SUM. exp_sum's may be as large as the format's exponents allow."""
+    """The same a·2^k with a at most LARGEST_SUM: a sum may be as large as the format's exponents allow."""
     if a > LARGEST_SUM:
         n = (bits(a) >> 52) - 1023
         a, k = from_bits(bits(a) - (n << 52)), k + n
     return a, k
+
+
+@inline
+def first_reference(p, n):
+    """The largest logit of a row's first four vectors."""
+    width = lanes(p)
+    top = fill(p, -math.inf)
+    for i in range(0, min(n, 4 * width), width):
+        top = maximum(top, part(p, i, n, -1))
+    return np.float64(max_reduce(top))
 
 
 @inline

@@ -33,6 +33,7 @@ from fastxent.kernels.memory import (
 from fastxent.kernels.rows import (
     add_terms,
     ahead,
+    first_reference,
     floor_exponent,
     highest_bits,
     lanes,
@@ -68,19 +69,16 @@ lowest_bits = by_type(elementary.LOWEST32, elementary.LOWEST64)
 
 @inline
 def keep_terms(p, n, terms):
-    """e^z_j·2^-k to ``terms``, 0 for a masked class. Returns their sum, k, the largest logit, and whether that served.
+    """e^z_j·2^-k to ``terms``, 0 for a masked class. Returns their sum, and whether that served.
 
-    As in rows.exp_sum, it does not for a row far from 0, or with a NaN or +inf, or with terms far above the first ones
-    or too far below them.
+    It does not for a row far from 0, or with a NaN or +inf, or with terms far above the first ones or too far below
+    them.
     """
     width = lanes(p)
     block = 4 * width
-    top = fill(p, -math.inf)
-    for i in range(0, min(n, block), width):
-        top = maximum(top, part(p, i, n, -1))
-    reference = np.float64(max_reduce(top))
+    reference = first_reference(p, n)
     if not abs(reference) <= MODERATE:
-        return 0.0, 0.0, 0.0, False
+        return 0.0, False
     k = exponent_at(reference)
     magic = fill(p, elementary.rounding(p) - k * elementary.steps(p))
     floor = fill(p, (k + floor_exponent(p)) * LN_2)
@@ -91,7 +89,6 @@ def keep_terms(p, n, terms):
         for j in range(4):
             prefetch(p, i + ahead(p) + j * width)  # a vector is a cache line
         a, b, c, d = load(p, i), load(p, i + width), load(p, i + 2 * width), load(p, i + 3 * width)
-        top = maximum(top, maximum(maximum(a, b), maximum(c, d)))
         a, lowest, highest = kept_term(a, floor, magic, lowest, highest)
         store(terms, i, a)
         b, lowest, highest = kept_term(b, floor, magic, lowest, highest)
@@ -104,15 +101,13 @@ def keep_terms(p, n, terms):
     if full < n:
         rest = fill(p, 0.0)
         for i in range(full, full + block, width):
-            v = part(p, i, n, -1)
-            top = maximum(top, v)
-            a, lowest, highest = kept_term(v, floor, magic, lowest, highest)
+            a, lowest, highest = kept_term(part(p, i, n, -1), floor, magic, lowest, highest)
             store(terms, i, a)
             rest = rest + a
         total, low = add_terms(total, low, rest)
     a = add_reduce(total + low)
     outside = (lowest <= lowest_bits(p)) | (highest > highest_bits(p))
-    return a, k, np.float64(max_reduce(top)), 0.0 < a <= LARGEST and not any_lane(outside)
+    return a, 0.0 < a <= LARGEST and not any_lane(outside)
 
 
 @inline
@@ -129,20 +124,18 @@ def kept_term(v, floor, magic, lowest, highest):
 def floored_terms(p, n, terms):
     """The same with tiny terms, and a masked class's, as they are floored: what is added up may hold them, as in rows.
 
-    Nothing is asked of how small terms are, which saves a quarter of the instructions.
+    Returns their sum, k, the largest logit, and whether that served. Nothing is asked of how small terms are, which
+    saves a quarter of the instructions.
     """
     width = lanes(p)
     block = 4 * width
-    top = fill(p, -math.inf)
-    for i in range(0, min(n, block), width):
-        top = maximum(top, part(p, i, n, -1))
-    reference = np.float64(max_reduce(top))
+    reference = first_reference(p, n)
     if not abs(reference) <= MODERATE:
         return 0.0, 0.0, 0.0, False
     k = exponent_at(reference)
     floor = fill(p, (k + floor_exponent(p)) * LN_2)
     constants, seen = constants_at(p, k), nothing_seen(p)
-    total, low = splat(0.0), splat(0.0)
+    top, total, low = fill(p, -math.inf), splat(0.0), splat(0.0)
     for i in range(0, n, block):
         for j in range(4):
             prefetch(p, i + ahead(p) + j * width)  # a vector is a cache line
