@@ -2,26 +2,20 @@
 
 import math
 
-from numba.extending import overload
-
 from fastxent.kernels import elementary
 from fastxent.kernels.blocks import strided
 from fastxent.kernels.card_finish import IGNORED, INVALID, NO_UNIT, blank, finish_tile, put_integers
 from fastxent.kernels.card_rows import far, floor_exponent, lift, too_small
 from fastxent.kernels.elementary import LN_2, LOG2_E, MODERATE, exp_shifted, exp_shifted_over
-from fastxent.kernels.jit import INLINE, inline
+from fastxent.kernels.jit import inline
 from fastxent.kernels.memory import load, load_integers, offset, pointer, prefetch
-from fastxent.kernels.rows import lanes, two_sum, two_words
+from fastxent.kernels.rows import add_terms, lane_sums, lanes, two_words
 from fastxent.kernels.simd import (
     any_lane,
     bits,
     by_type,
     fill,
-    float64x8,
     fma,
-    halves,
-    is_float32,
-    join,
     maximum,
     minimum,
     select,
@@ -104,11 +98,11 @@ def note_tile(tile, own, n, label, scale, scale_low, card, r, m):
                 a, b, c = zero, zero, zero
                 for i in range(j, j + group(tile)):
                     a, b, c = _add_class(load(tile, i * width), first == i, floor, magic, base, a, b, c)
-                sums = add_terms(sums, a, b, c)
+                sums = add_all(sums, a, b, c)
             a, b, c = zero, zero, zero
             for i in range(whole, n):
                 a, b, c = _add_class(load(tile, i * width), first == i, floor, magic, base, a, b, c)
-            sums = add_terms(sums, a, b, c)
+            sums = add_all(sums, a, b, c)
         else:
             for j in range(0, n, group(tile)):
                 a, b, c = zero, zero, zero
@@ -117,8 +111,8 @@ def note_tile(tile, own, n, label, scale, scale_low, card, r, m):
                     e = exp_shifted(v, magic) if plain else exp_shifted_over(v, factor, factor_low, magic)
                     e = select(first == i, 0.0, e)
                     a, b, c = a + e, fma(e, base - v, b), fma(e, e, c)
-                sums = add_terms(sums, a, b, c)
-        weak = total_of(sums, tile) < too_small(tile)
+                sums = add_all(sums, a, b, c)
+        weak = lane_sums(sums[0], sums[1], tile) < too_small(tile)
         if attempt == 1 or not any_lane(weak):
             break
         # The largest class stands far above the others: their sums are taken relative to the largest of them.
@@ -127,7 +121,8 @@ def note_tile(tile, own, n, label, scale, scale_low, card, r, m):
             others = select(first == j, others, maximum(others, load(tile, j * width)))
         empty = weak & (others == -math.inf)
         reference = select(weak & (others > -math.inf), others, top)
-    invalid = ~(maximum(top, -top) < math.inf) | has_nan(sums, tile)
+    distances = lane_sums(sums[2], sums[3], tile)  # a NaN shows here; an exponential's bits may become a number's
+    invalid = ~(maximum(top, -top) < math.inf) | (distances != distances)
     finish_tile(sums, select(empty, NO_UNIT, k), s, top, own, scale, scale_low, card, r, m)
     put_integers(card[4], r, m, first)
     put_integers(card[5], r, m, select(invalid, -1, rank))
@@ -142,60 +137,11 @@ def _add_class(v, largest, floor, magic, base, a, b, c):
     return a + e, fma(e, base - v, b), fma(e, e, c)
 
 
-def add_terms(sums, a, b, c):
+@inline
+def add_all(sums, a, b, c):
     """Add three vectors of terms to three totals, each in two vectors of 8 x float64."""
-
-
-@overload(add_terms, jit_options=INLINE)
-def _add_terms(sums, a, b, c):
-    if a == float64x8:
-
-        def narrow(sums, a, b, c):
-            a1, a2, b1, b2, c1, c2 = sums
-            a1, a2 = two_sum(a1, a2, a)
-            b1, b2 = two_sum(b1, b2, b)
-            c1, c2 = two_sum(c1, c2, c)
-            return a1, a2, b1, b2, c1, c2
-
-        return narrow
-
-    def widened(sums, a, b, c):
-        a1, a2, b1, b2, c1, c2 = sums
-        a3, a4 = halves(a)
-        b3, b4 = halves(b)
-        c3, c4 = halves(c)
-        return a1 + a3, a2 + a4, b1 + b3, b2 + b4, c1 + c3, c2 + c4
-
-    return widened
-
-
-def total_of(sums, tile):
-    """The first of the totals as a vector of the type of the tile's."""
-
-
-@overload(total_of, jit_options=INLINE)
-def _total_of(sums, tile):
-    if is_float32(tile):
-        return lambda sums, tile: join(sums[0], sums[1])
-    return lambda sums, tile: sums[0] + sums[1]
-
-
-def has_nan(sums, tile):
-    """Rows with a NaN: it is in the second total (the exponential's bits may become a number's)."""
-
-
-@overload(has_nan, jit_options=INLINE)
-def _has_nan(sums, tile):
-    if is_float32(tile):
-
-        def both(sums, tile):
-            total = join(sums[2], sums[3])
-            return total != total
-
-        return both
-
-    def narrow(sums, tile):
-        total = sums[2] + sums[3]
-        return total != total
-
-    return narrow
+    a1, a2, b1, b2, c1, c2 = sums
+    a1, a2 = add_terms(a1, a2, a)
+    b1, b2 = add_terms(b1, b2, b)
+    c1, c2 = add_terms(c1, c2, c)
+    return a1, a2, b1, b2, c1, c2
