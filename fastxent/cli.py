@@ -112,38 +112,31 @@ def score(
     fastxent score predictions.parquet --columns 'p_*' --target-column y --kind probs
     """
     _refuse_bad_json_path(json)
-    from fastxent.files.scan import Scan, Wanted
+    from fastxent.files.scan import Wanted
+    from fastxent.score_files import Job, score_files
 
     wanted = Wanted(columns, target_column, weight_column, id_column, predictions_key, target_key, axis)
-    scan = Scan(predictions, target, wanted)
+    options = {
+        "kind": kind.value.replace("-", "_"),
+        "ignore_index": ignore_index,
+        "normalize": normalize,
+        "eps": eps,
+        "sum_tol": sum_tol,
+        "temperature": temperature,
+        "top_k": _whole_numbers(top_k, "--top-k"),
+        "bins": bins,
+        "worst": worst,
+        "invalid": invalid.value,
+    }
+    n_bytes, begin = 0, time.perf_counter()
+    with _progress() as show_progress:
 
-    from fastxent.scoring import Scorer
+        def tell(what: str, fraction: float, rows: int, bytes_read: int) -> None:
+            nonlocal n_bytes
+            n_bytes = bytes_read
+            show_progress(what, fraction, rows, bytes_read)
 
-    scorer = Scorer(
-        kind=kind.value.replace("-", "_"),
-        n_classes=scan.n_classes,
-        ignore_index=ignore_index,
-        normalize=normalize,
-        eps=eps,
-        sum_tol=sum_tol,
-        temperature=temperature,
-        top_k=_whole_numbers(top_k, "--top-k"),
-        bins=bins,
-        worst=worst,
-        invalid=invalid.value,
-    )
-    begin = time.perf_counter()
-    with _progress() as tell:
-        tell("compiling, or loading what is compiled", 0.0, 0, 0)
-        for chunk in scan:
-            start = scan.rows_read - chunk.n_rows
-            try:
-                scorer.update(chunk.predictions, chunk.target, start=start, ids=chunk.ids, sample_weight=chunk.weight)
-            except (ValueError, TypeError) as error:
-                if start:
-                    raise type(error)(f"{error} (rows counted from row {start} of the file)") from None
-                raise
-            tell("scoring", scan.fraction, scan.rows_read, scan.bytes_read)
+        scorer = score_files(Job(predictions, target, wanted, options), tell=tell)
     result = scorer.result()
     elapsed_s = time.perf_counter() - begin
     if json is not None:
@@ -152,7 +145,7 @@ def score(
         from fastxent.cards import score_card, show
 
         title = predictions if target is None else f"{predictions}, {target}"
-        show(score_card(result, title, scan.bytes_read, elapsed_s))
+        show(score_card(result, title, n_bytes, elapsed_s))
 
 
 @app.command()
