@@ -32,7 +32,7 @@ class Job:
 
     predictions: str
     target: str | None = None
-    wanted: Wanted = Wanted()
+    wanted: Wanted = field(default_factory=Wanted)
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def scan(self) -> Scan:
