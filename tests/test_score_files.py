@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastxent import Scorer, score
-from fastxent.files import base, scan
+from fastxent.files import base
 from fastxent.files.scan import Wanted
 from fastxent.score_files import Job, score_files
 
@@ -21,7 +21,6 @@ def folder(tmp_path, monkeypatch):
     """Predictions and target, in blocks of 96 rows."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(base, "BLOCK_BYTES", 96 * 4 * C)
-    monkeypatch.setattr(scan, "BLOCK_BYTES", 96 * 4 * C)
     np.save("x.npy", X)
     np.save("y.npy", Y)
 

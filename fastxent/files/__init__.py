@@ -1,27 +1,25 @@
 """Files of predictions, read in chunks: memory stays bounded whatever their size.
 
-A format is one small class, listed in ``FORMATS``. Arrays (.npy, .npz) hold predictions with the class axis anywhere;
-tables (.csv, .parquet) hold a row a line. ``Scan`` brings predictions, target, weights and ids together, from one file
-or from two of different formats, and yields them as ``Chunk``.
+A format is one small class in a file of its own, listed in ``FORMATS``. Arrays (.npy, .npz) hold predictions with the
+class axis anywhere; tables (.csv, .parquet) hold a row a line. ``scan.Scan`` brings predictions, target, weights and
+ids together, from one file or from two of different formats, and yields them as ``Chunk``.
 """
 
-from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
-from fastxent.files.base import BLOCK_BYTES, ArrayFile, Chunk, TableFile
-from fastxent.files.csv import Csv
-from fastxent.files.npy import Npy
-from fastxent.files.npz import Npz
-from fastxent.files.parquet import Parquet
+from fastxent.files.base import ArrayFile, Chunk, TableFile
 
-__all__ = ["BLOCK_BYTES", "FORMATS", "Chunk", "open_file"]
+__all__ = ["FORMATS", "Chunk", "open_file"]
 
-FORMATS: dict[str, Callable[[str], ArrayFile | TableFile]] = {
-    ".npy": Npy,
-    ".npz": Npz,
-    ".csv": Csv,
-    ".tsv": Csv,
-    ".parquet": Parquet,
-    ".pq": Parquet,
+# End of the name -> module and class; a module comes in with the first file of its format.
+FORMATS = {
+    ".npy": "npy.Npy",
+    ".npz": "npz.Npz",
+    ".csv": "csv.Csv",
+    ".tsv": "csv.Csv",
+    ".parquet": "parquet.Parquet",
+    ".pq": "parquet.Parquet",
 }
 
 
@@ -42,5 +40,7 @@ def open_file(path: str) -> ArrayFile | TableFile:
     """
     for suffix, reader in FORMATS.items():
         if path.lower().endswith(suffix):
-            return reader(path)
+            module, name = reader.split(".")
+            opened: Any = getattr(import_module(f"fastxent.files.{module}"), name)(path)
+            return opened
     raise ValueError(f"{path}: unknown format; need one of {', '.join(FORMATS)}")

@@ -2,16 +2,19 @@
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from fastxent.files.source import Source
+
 BLOCK_BYTES = 1 << 25  # of predictions in one chunk: small beside any memory, large beside a call's cost
-FIELDS = ("predictions", "target", "weight", "ids")
 
 Block = dict[str, np.ndarray]  # field -> array; every array has the same rows
+Box = tuple[tuple[int, int], ...]  # (first, one past the last) on each axis
 
 
 class Chunk(NamedTuple):
@@ -21,6 +24,7 @@ class Chunk(NamedTuple):
     target: np.ndarray
     weight: np.ndarray | None
     ids: np.ndarray | None
+    start: int  # the position of the first row in the whole
 
     @property
     def n_rows(self) -> int:
@@ -29,45 +33,66 @@ class Chunk(NamedTuple):
 
 
 class ArrayMember(Protocol):
-    """An array in a file, read in windows of its leading axis (or of another)."""
+    """An array in a file, read in boxes."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
+    grain: tuple[int, ...]  # on each axis, boxes that begin at multiples of it are cheaper
 
-    def window(self, start: int, stop: int, axis: int) -> np.ndarray:
-        """Entries start to stop on ``axis``; asked for in rising order."""
+    def read(self, box: Box) -> np.ndarray:
+        """The entries of a box; boxes are asked for in rising order."""
         ...
 
 
-class ArrayFile(Protocol):
+class ArrayFile(ABC):
     """A file of arrays: one without a name, or some with names."""
 
-    path: str
-    names: list[str]
-
-    def member(self, name: str) -> ArrayMember:
-        """One array of the file."""
-        ...
-
-
-class TableFile(Protocol):
-    """A file of named columns, read in blocks of rows."""
-
-    path: str
+    source: Source
     names: list[str]
 
     @property
-    def n_rows(self) -> int | None:
-        """Rows in the file; None where its end alone tells."""
-        ...
+    def path(self) -> str:
+        """Its name, for messages."""
+        return self.source.path
 
-    def blocks(self, fields: dict[str, list[str]]) -> Iterator[Block]:
-        """Yield blocks of rows in order: the columns of each field, as an array of one or two dimensions."""
-        ...
+    @abstractmethod
+    def member(self, name: str) -> ArrayMember:
+        """One array of the file."""
+
+
+class TableFile(ABC):
+    """A file of named columns, read in blocks of rows.
+
+    Attributes
+    ----------
+    names : list of str
+    n_rows : int or None
+        None where the file's end alone tells.
+    starts : list of int
+        Rows at which reading begins without reading what is before; the first is 0.
+    """
+
+    source: Source
+    names: list[str]
+    n_rows: int | None
+    starts: Sequence[int] = (0,)
+
+    @property
+    def path(self) -> str:
+        """Its name, for messages."""
+        return self.source.path
+
+    @abstractmethod
+    def schema(self) -> dict[str, str]:
+        """Each column's type, in words."""
+
+    @abstractmethod
+    def blocks(self, fields: dict[str, list[str]], start: int) -> Iterator[Block]:
+        """Yield rows from ``start`` on, in order: the columns of each field, as an array of one or two dimensions."""
 
     def fraction(self) -> float:
         """How much of the file the blocks so far came from, 0 to 1 (0.0 where ``n_rows`` tells it)."""
-        ...
+        return 0.0
 
 
 def natural_key(name: str) -> list[Any]:
@@ -108,7 +133,7 @@ def ml_bfloat16() -> np.dtype:
     try:
         import ml_dtypes
     except ImportError:
-        raise ImportError("bfloat16 in a .npy or .npz needs ml_dtypes: pip install ml_dtypes") from None
+        raise ImportError("reading bfloat16 needs ml_dtypes: pip install ml_dtypes") from None
     return np.dtype(ml_dtypes.bfloat16)
 
 

@@ -1,25 +1,27 @@
 """Comma- and tab-separated text, streamed by PyArrow; numbers are read as float64, correctly rounded."""
 
 import csv
-import os
+import io
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from fastxent.files.arrow import block_of
-from fastxent.files.base import BLOCK_BYTES, Block, pyarrow_for
+from fastxent.files import base
+from fastxent.files.base import Block, TableFile, pyarrow_for
+from fastxent.files.columns import block_of
+from fastxent.files.source import Source
 
 
-class Csv:
+class Csv(TableFile):
     """A .csv or .tsv file with a line of names at its top."""
 
-    n_rows: int | None = None
+    n_rows = None
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        self.source = Source(path)
         self._delimiter = "\t" if path.lower().endswith(".tsv") else ","
         try:
-            with open(path, encoding="utf-8-sig", newline="") as file:
+            with io.TextIOWrapper(self.source.open(), encoding="utf-8-sig", newline="") as file:
                 self.names = next(csv.reader(file, delimiter=self._delimiter), [])
         except (UnicodeDecodeError, csv.Error) as error:
             raise ValueError(f"{path}: not a text of columns ({error})") from None
@@ -27,23 +29,29 @@ class Csv:
             raise ValueError(f"{path}: empty; need a line of column names, then one line a row")
         if any(_is_fraction(name) for name in self.names):
             raise ValueError(f"{path}: its first line holds numbers ({self.names[0]!r}, ...); need column names there")
-        self._size = max(1, os.path.getsize(path))
         self._file: Any = None
 
-    def blocks(self, fields: dict[str, list[str]]) -> Iterator[Block]:
-        """Yield the file in blocks of rows."""
+    def schema(self) -> dict[str, str]:
+        """Each column's type."""
+        return dict.fromkeys(self.names, "text")
+
+    def blocks(self, fields: dict[str, list[str]], start: int) -> Iterator[Block]:
+        """Yield rows from ``start`` on; those before are split into cells, not made numbers."""
         pa = pyarrow_for(self.path)
-        row = 0
+        row = max(0, start - 1)  # one row more, which must be there: more rows than the file has can be skipped
         try:
-            for batch in self._batches(fields, threads=True):
-                yield block_of(batch, fields, self.path, row)
+            for batch in self._batches(fields, row, threads=True):
+                skip = max(0, start - row)
+                yield block_of(batch[skip:], fields, self.path, row + skip)
                 row += batch.num_rows
+            if row < start:
+                raise ValueError(f"{self.path}: has fewer rows than {start}, where reading was to begin")
         except pa.ArrowInvalid as error:
             message = str(error)
         else:
             return
         try:  # Arrow tells the row of a bad cell to a single thread alone
-            for _ in self._batches(fields, threads=False):
+            for _ in self._batches(fields, row, threads=False):
                 pass
         except pa.ArrowInvalid as error:
             message = str(error)
@@ -51,9 +59,9 @@ class Csv:
 
     def fraction(self) -> float:
         """How much of the file was read, 0 to 1."""
-        return self._file.tell() / self._size if self._file is not None and not self._file.closed else 0.0
+        return self._file.tell() / max(1, self.source.size) if self._file is not None and not self._file.closed else 0.0
 
-    def _batches(self, fields: dict[str, list[str]], threads: bool) -> Iterator[Any]:
+    def _batches(self, fields: dict[str, list[str]], skip: int, threads: bool) -> Iterator[Any]:
         import pyarrow as pa
         import pyarrow.csv
 
@@ -65,7 +73,9 @@ class Csv:
         with self._file:
             yield from pyarrow.csv.open_csv(
                 self._file,
-                read_options=pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES // 4, use_threads=threads),
+                read_options=pyarrow.csv.ReadOptions(
+                    block_size=base.BLOCK_BYTES // 4, use_threads=threads, skip_rows_after_names=skip
+                ),
                 parse_options=pyarrow.csv.ParseOptions(delimiter=self._delimiter),
                 convert_options=pyarrow.csv.ConvertOptions(
                     include_columns=list(dict.fromkeys(name for names in fields.values() for name in names)),

@@ -1,62 +1,79 @@
-"""NumPy's .npz: members by name, each streamed out of the archive row by row."""
+"""NumPy's .npz: members by name, each streamed out of the archive."""
 
-import math
+import tempfile
+import weakref
 import zipfile
 import zlib
+from collections.abc import Iterable
+from typing import IO
 
-import numpy as np
+from fastxent.files.base import ArrayFile
+from fastxent.files.npy import read_header, refuse_short
+from fastxent.files.source import Source
+from fastxent.files.stored import StoredArray
 
-from fastxent.files.npy import read_header, refuse_short, widened_dtype
+_PIECE = 1 << 22
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
 
 
-class Npz:
+class Npz(ArrayFile):
     """An .npz file: a zip archive of .npy members, compressed or not."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        self.source = Source(path)
         try:
-            self._archive = zipfile.ZipFile(path)
+            self._archive = zipfile.ZipFile(self.source.for_library())
         except zipfile.BadZipFile as error:
             raise ValueError(f"{path}: not an .npz, or truncated ({error})") from None
         self.names = [name[:-4] for name in self._archive.namelist() if name.endswith(".npy")]
 
-    def member(self, name: str) -> "Member":
+    def member(self, name: str) -> StoredArray:
         """One array of the archive."""
-        return Member(self._archive, name, self.path)
-
-
-class Member:
-    """An array in the archive. In C order, windows of its first axis are read one after the other; otherwise whole."""
-
-    def __init__(self, archive: zipfile.ZipFile, name: str, path: str) -> None:
-        self._label = f"{path}[{name}]"
-        self._file = archive.open(f"{name}.npy")
-        self.shape, self._fortran, self._stored = read_header(self._file, self._label)
-        size = archive.getinfo(f"{name}.npy").file_size - self._file.tell()
-        refuse_short(self._label, self.shape, self._stored, size)
-        self.dtype = widened_dtype(self._stored)
-        self._whole: np.ndarray | None = None
-
-    def window(self, start: int, stop: int, axis: int) -> np.ndarray:
-        """Entries start to stop on ``axis``; windows must follow each other."""
-        if axis == 0 and not self._fortran:
-            return self._read((stop - start, *self.shape[1:]))
-        if self._whole is None:
-            shape = self.shape[::-1] if self._fortran else self.shape
-            self._whole = self._read(shape)
-            self._whole = self._whole.T if self._fortran else self._whole
-        return self._whole[(*[slice(None)] * axis, slice(start, stop))]
-
-    def _read(self, shape: tuple[int, ...]) -> np.ndarray:
-        size = math.prod(shape) * self._stored.itemsize
-        data = np.empty(size, np.uint8)
-        view, done = data.data, 0
+        label = f"{self.path}[{name}]"
+        info = self._archive.getinfo(f"{name}.npy")
+        member = _Bytes(self._archive, info, label)
         try:
-            while done < size:
-                n = self._file.readinto(view[done : done + (1 << 22)])  # type: ignore[attr-defined]
-                if not n:
-                    raise ValueError(f"{self._label}: ends after {done} of {size} bytes")
-                done += n
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise ValueError(f"{self._label}: damaged ({error})") from None
-        return data.view(self._stored).reshape(shape).view(self.dtype)
+            shape, fortran, stored = read_header(member.file, label)
+        except _DAMAGE as error:
+            raise ValueError(f"{label}: damaged ({error})") from None
+        member.first = member.file.tell()
+        refuse_short(label, shape, stored, info.file_size - member.first)
+        return StoredArray(member.read_into, shape, fortran, stored)
+
+
+class _Bytes:
+    """The bytes of a member by position: as they stream by, or from a temporary file where they must be had again."""
+
+    def __init__(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, label: str) -> None:
+        self._open, self._label = lambda: archive.open(info), label
+        self.file: IO[bytes] = self._open()
+        self.first = 0  # where the data begins, after the .npy's header
+        self._spilled = False
+
+    def read_into(self, parts: Iterable[tuple[int, memoryview]]) -> None:
+        """Fill each part's memory from its position in the array's bytes."""
+        for position, memory in parts:
+            try:
+                self._fill(self.first + position, memory)
+            except _DAMAGE as error:
+                raise ValueError(f"{self._label}: damaged ({error})") from None
+
+    def _fill(self, position: int, memory: memoryview) -> None:
+        if position < self.file.tell() and not self._spilled:
+            self._spill()
+        if position != self.file.tell():
+            self.file.seek(position)
+        done = 0
+        while done < memory.nbytes:
+            n = self.file.readinto(memory[done : done + _PIECE])  # type: ignore[attr-defined]
+            if not n:
+                raise EOFError(f"it ends {memory.nbytes - done} bytes early")
+            done += n
+
+    def _spill(self) -> None:
+        """Unpack the member into a file, for arrays whose rows do not lie one after the other."""
+        unpacked, packed = tempfile.TemporaryFile(), self._open()  # noqa: SIM115 (open for as long as the member is)
+        weakref.finalize(self, unpacked.close)
+        while piece := packed.read(_PIECE):
+            unpacked.write(piece)
+        self.file, self._spilled = unpacked, True

@@ -1,42 +1,51 @@
 """Parquet: record batches streamed out of the row groups by PyArrow."""
 
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate
 
-from fastxent.files.arrow import block_of
-from fastxent.files.base import BLOCK_BYTES, Block, pyarrow_for
+from fastxent.files import base
+from fastxent.files.base import Block, TableFile, pyarrow_for
+from fastxent.files.columns import block_of
+from fastxent.files.source import Source
 
 
-class Parquet:
+class Parquet(TableFile):
     """A .parquet file: a column for each class, or one column of lists."""
 
     def __init__(self, path: str) -> None:
         pa = pyarrow_for(path)
         import pyarrow.parquet
 
-        self.path = path
+        self.source = Source(path)
         try:
             self._file = pyarrow.parquet.ParquetFile(path, pre_buffer=False)
         except pa.ArrowInvalid as error:
             raise ValueError(f"{path}: not a .parquet, or truncated ({' '.join(str(error).split())[:120]})") from None
         self.names: list[str] = self._file.schema_arrow.names
-        self.n_rows: int = self._file.metadata.num_rows
+        meta = self._file.metadata
+        self.n_rows: int = meta.num_rows
+        self.starts = list(accumulate((meta.row_group(g).num_rows for g in range(meta.num_row_groups)), initial=0))
 
-    def blocks(self, fields: dict[str, list[str]]) -> Iterator[Block]:
-        """Yield the file in blocks of rows."""
+    def schema(self) -> dict[str, str]:
+        """Each column's type."""
+        return {field.name: str(field.type) for field in self._file.schema_arrow}
+
+    def blocks(self, fields: dict[str, list[str]], start: int) -> Iterator[Block]:
+        """Yield rows from ``start`` on; row groups that end before it are not read."""
         import pyarrow as pa
 
         columns = list(dict.fromkeys(name for names in fields.values() for name in names))
-        row = 0
+        first = max(0, bisect_right(self.starts, start) - 1)
+        groups, row = range(first, self._file.num_row_groups), self.starts[first]
         try:
-            for batch in self._file.iter_batches(self._batch_rows(columns), columns=columns):
-                yield block_of(batch, fields, self.path, row)
+            for batch in self._file.iter_batches(self._batch_rows(columns), row_groups=groups, columns=columns):
+                skip = min(max(0, start - row), batch.num_rows)
+                if skip < batch.num_rows:
+                    yield block_of(batch[skip:], fields, self.path, row + skip)
                 row += batch.num_rows
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{self.path}: damaged after row {row} ({' '.join(str(error).split())[:120]})") from None
-
-    def fraction(self) -> float:
-        """Told by ``n_rows``."""
-        return 0.0
 
     def _batch_rows(self, columns: list[str]) -> int:
         """As many rows as BLOCK_BYTES of the widest row group hold."""
@@ -48,7 +57,7 @@ class Parquet:
             # Dictionary encoding makes the stored size an underestimate, the number of values does not: 8 bytes each.
             values = sum(part.num_values for part in parts if _top(part.path_in_schema, columns))
             per_row = max(per_row, 8 * values / max(1, group.num_rows))
-        return max(1, int(BLOCK_BYTES / per_row))
+        return max(1, int(base.BLOCK_BYTES / per_row))
 
 
 def _top(path: str, columns: list[str]) -> bool:
