@@ -21,7 +21,7 @@ def show(card: Group) -> None:
     Console(highlight=False).print(card)
 
 
-def score_card(score: "Score", title: str, n_bytes: int, elapsed_s: float) -> Group:
+def score_card(score: "Score", title: str, footer: str) -> Group:
     """What ``fastxent score`` prints.
 
     Parameters
@@ -29,19 +29,21 @@ def score_card(score: "Score", title: str, n_bytes: int, elapsed_s: float) -> Gr
     score : Score
     title : str
         The files' names.
-    n_bytes : int
-        Of predictions, as arrays.
-    elapsed_s : float
-        Reading and scoring together.
+    footer : str
+        How it came about, such as `speed`.
     """
     parts: list[Any] = [Text(title, "bold"), _what(score), "", _figures(score)]
     if score.reliability is not None and score.n:
         parts += ["", _calibration(score)]
     if score.worst:
         parts += ["", _worst(score)]
-    rows = score.n + score.ignored + score.invalid
+    return Group(*parts, "", Text(footer, "dim"))
+
+
+def speed(rows: int, n_bytes: int, elapsed_s: float) -> str:
+    """The time that reading and scoring took, with rates: of rows, and of bytes of predictions as arrays."""
     rates = f"{rows / elapsed_s:,.0f} rows/s, {n_bytes / elapsed_s / 1e9:.2f} GB/s"
-    return Group(*parts, "", Text(f"{elapsed_s:.2f} s from opening to result: {rates}", "dim"))
+    return f"{elapsed_s:.2f} s from opening to result: {rates}"
 
 
 def demo_card(result: "Result") -> Group:

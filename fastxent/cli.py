@@ -52,6 +52,7 @@ def _option(help_text: str, panel: str | None = None, flag: str | None = None, *
 
 
 _WHAT, _HOW, _SHOW, _RUN = "What to read", "How to score", "What to show", "What to measure"
+_GO = "Long runs and parts"
 JsonOption = Annotated[str | None, _option("Write the figures to FILE; - for standard output.", _SHOW, metavar="FILE")]
 
 
@@ -104,16 +105,32 @@ def score(
     bins: Annotated[int, _option("Bins of the calibration.", _SHOW, show_default=True)] = 15,
     worst: Annotated[int, _option("Rows of highest NLL to keep.", _SHOW, show_default=True)] = 20,
     json: JsonOption = None,
+    resume: Annotated[
+        str | None,
+        _option(
+            "Keep what is scored in STATE; go on from there when run again, whatever happened.", _GO, metavar="STATE"
+        ),
+    ] = None,
+    save_every: Annotated[float, _option("Seconds between writes of STATE.", _GO, show_default=True)] = 5.0,
+    first_row: Annotated[
+        int | None, _option("The file's first row in a whole of many files, for the ids of rows.", _GO, metavar="N")
+    ] = None,
 ) -> None:
     """Score predictions against the truth.
 
     fastxent score logits.npy labels.npy
 
     fastxent score predictions.parquet --columns 'p_*' --target-column y --kind probs
+
+    fastxent score part-7.npy labels-7.npy --resume part-7.state
     """
     _refuse_bad_json_path(json)
+    for name, value in (("--first-row", first_row), ("--save-every", save_every)):
+        if value is not None and not value >= 0:
+            raise ValueError(f"{name}: {value} is negative")
     from fastxent.files.scan import Wanted
     from fastxent.score_files import Job, score_files
+    from fastxent.score_resume import StateFile
 
     wanted = Wanted(columns, target_column, weight_column, id_column, predictions_key, target_key, axis)
     options = {
@@ -128,24 +145,69 @@ def score(
         "worst": worst,
         "invalid": invalid.value,
     }
-    n_bytes, begin = 0, time.perf_counter()
+    job = Job(predictions, target, wanted, options, first_row)
+    state = None if resume is None else StateFile(resume, save_every)
+    done, n_bytes, begin = 0, 0, time.perf_counter()
     with _progress() as show_progress:
 
         def tell(what: str, fraction: float, rows: int, bytes_read: int) -> None:
-            nonlocal n_bytes
-            n_bytes = bytes_read
+            nonlocal done, n_bytes
+            done, n_bytes = rows, bytes_read
             show_progress(what, fraction, rows, bytes_read)
 
-        scorer = score_files(Job(predictions, target, wanted, options), tell=tell)
+        try:
+            scorer = score_files(job, tell=tell, state=state)
+        except KeyboardInterrupt:
+            if state is None:
+                raise
+            raise Interrupted(f"{resume} has what was scored; the same command goes on from there") from None
     result = scorer.result()
     elapsed_s = time.perf_counter() - begin
     if json is not None:
         _write_json(result.to_dict(), json)
     if json != "-":
-        from fastxent.cards import score_card, show
+        from fastxent.cards import score_card, show, speed
 
         title = predictions if target is None else f"{predictions}, {target}"
-        show(score_card(result, title, n_bytes, elapsed_s))
+        footer = speed(done, n_bytes, elapsed_s)
+        if done < result.n + result.ignored + result.invalid:
+            footer = (
+                f"{resume} had rows already. The others: {footer}" if done else f"From {resume}, which was finished."
+            )
+        show(score_card(result, title, footer))
+
+
+@app.command()
+def merge(
+    states: Annotated[list[str], typer.Argument(help="Files of --resume, or patterns.", metavar="STATE...")],
+    output: Annotated[str | None, _option("Write the joined state to FILE.", _SHOW, metavar="FILE")] = None,
+    json: JsonOption = None,
+    unfinished: Annotated[
+        bool, _option("Take runs' states that do not have all their rows yet.", _WHAT, flag="--unfinished")
+    ] = False,
+) -> None:
+    """Join what was scored in parts, here or on other machines: the bits are those of one run over everything.
+
+    fastxent merge part-*.state
+    """
+    _refuse_bad_json_path(json)
+    _refuse_bad_json_path(output, "--output")
+    from fastxent.score_resume import merge_states
+
+    begin = time.perf_counter()
+    with _progress() as tell:
+        scorer = merge_states(states, unfinished, lambda fraction: tell("merging", fraction, 0, 0))
+    result = scorer.result()
+    if output is not None:
+        scorer.save(output)
+    if json is not None:
+        _write_json(result.to_dict(), json)
+    if json != "-":
+        from fastxent.cards import score_card, show
+
+        n = scorer.about["merged"]
+        title = f"{n:,} state" + "s" * (n != 1)
+        show(score_card(result, title, f"{time.perf_counter() - begin:.2f} s to merge"))
 
 
 @app.command()

@@ -24,7 +24,7 @@ from fastxent.kernels.pairs import compact_pairs
 # Raised whenever the same rows could give other bits than before: the kernels' arithmetic, or the card's boundaries.
 ARITHMETIC = 2
 
-_MAGIC = b"fastxent score state 1\n"
+_MAGIC = b"fastxent score state 2\n"
 _SPILL_ROOM = 64
 _PAIR_ROOM = 1 << 14
 
@@ -195,7 +195,12 @@ class State:
 
     def to_bytes(self, more: dict[str, Any]) -> bytes:
         """The state and whatever JSON-able facts go with it, in a self-describing form."""
-        tally = self.tally._replace(spill=self.tally.spill[: self.tally.counts[card.SPILL_USED]])
+        tally = self.tally
+        if tally.pair_keys.size:
+            compact_pairs(tally.counts, tally.pair_keys, tally.pair_rows, self.n_classes)
+            used = max(int(tally.counts[card.PAIRS_USED]), 1)  # none at all would look dense
+            tally = tally._replace(pair_keys=tally.pair_keys[:used], pair_rows=tally.pair_rows[:used])
+        tally = tally._replace(spill=tally.spill[: tally.counts[card.SPILL_USED]])
         arrays = {name: a.astype(a.dtype.newbyteorder("<")) for name, a in tally._asdict().items()}
         header = {
             **more,
@@ -218,7 +223,7 @@ def read_state(content: bytes, name: str) -> tuple[State, dict[str, Any]]:
     if not line.startswith(_MAGIC[:20]):
         raise ValueError(f"{name}: not a fastxent score state")
     if whole and line != _MAGIC[:-1]:
-        raise ValueError(f"{name}: a score state of another format; this fastxent reads format 1")
+        raise ValueError(f"{name}: a score state of another format; this fastxent reads format 2")
     if len(content) < len(_MAGIC) + 40 or hashlib.sha256(content[:-32]).digest() != content[-32:]:
         raise ValueError(f"{name}: the score state is damaged or cut short")
     at = len(_MAGIC) + 8
@@ -227,7 +232,7 @@ def read_state(content: bytes, name: str) -> tuple[State, dict[str, Any]]:
         header = json.loads(content[at:end])
         arithmetic = header["arithmetic"]
         if arithmetic == ARITHMETIC:
-            return _rebuilt(header, zlib.decompress(content[end:-32])), header
+            return _rebuilt(header, content[end:-32]), header
     except (ValueError, TypeError, KeyError, zlib.error) as error:
         raise ValueError(f"{name}: the score state contradicts itself ({error})") from None
     raise ValueError(
@@ -236,10 +241,14 @@ def read_state(content: bytes, name: str) -> tuple[State, dict[str, Any]]:
     )
 
 
-def _rebuilt(header: dict[str, Any], body: bytes) -> State:
-    """The state from a file's header and the bytes of its arrays."""
+def _rebuilt(header: dict[str, Any], deflated: bytes) -> State:
+    """The state from a file's header and the deflated bytes of its arrays."""
     options = Options(**{**header["options"], "top_k": tuple(header["options"]["top_k"])})
     state = State(options, header["n_classes"], header["hard"], header["weighted"])
+    n_bytes = sum(8 * math.prod(shape) for _, shape in header["arrays"].values())
+    body = zlib.decompressobj().decompress(deflated, n_bytes + 1)  # never more than the header speaks of
+    if len(body) != n_bytes:
+        raise ValueError("the arrays have another size than the header says")
     position, arrays = 0, {}
     for key, (dtype, shape) in header["arrays"].items():
         flat = np.frombuffer(body, dtype, math.prod(shape), position)

@@ -3,6 +3,8 @@
 import operator
 import os
 import warnings
+from bisect import bisect_left
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from fastxent.slices import INT64_MAX
 from fastxent.threads import limited
 
 __all__ = ["ClassTable", "Confusion", "Histogram", "Reliability", "Score", "Scorer", "WorstRow", "score"]
+
+Rows = dict[str, list[tuple[int, int]]]  # source -> sorted, disjoint (first, last + 1); "" for rows without a source
 
 
 def score(
@@ -124,6 +128,11 @@ class Scorer:
     kind, n_classes, ignore_index, eps, normalize, sum_tol, temperature, top_k, bins, worst, invalid, axis, threads
         As in `score`.
 
+    Attributes
+    ----------
+    about : dict
+        Facts of your own that JSON can hold, such as where the rows came from; `save` and `load` keep them.
+
     Raises
     ------
     ValueError, TypeError
@@ -178,13 +187,24 @@ class Scorer:
         self._axis, self._threads = axis, threads
         self._n_classes = None if n_classes is None else _whole(n_classes, "n_classes", 1)
         self._state: State | None = None
-        self._claimed: list[tuple[int, int]] = []
+        self._claimed: Rows = {}
         self._next = 0
+        self.about: dict[str, Any] = {}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What it was asked for; merge wants the same."""
+        return dict(vars(self._options))
 
     @property
     def rows(self) -> tuple[tuple[int, int], ...]:
-        """The rows covered by updates with `start`, as sorted, disjoint (first, last + 1)."""
-        return tuple(self._claimed)
+        """The rows covered by updates with `start` and no `source`, as sorted, disjoint (first, last + 1)."""
+        return tuple(self._claimed.get("", ()))
+
+    @property
+    def sources(self) -> dict[str, tuple[tuple[int, int], ...]]:
+        """For each `source` of updates, the rows of it that are covered, as in `rows`."""
+        return {source: tuple(rows) for source, rows in self._claimed.items() if source}
 
     def update(
         self,
@@ -192,6 +212,7 @@ class Scorer:
         target: ArrayLike,
         *,
         start: int | None = None,
+        source: str | None = None,
         ids: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
     ) -> "Scorer":
@@ -204,6 +225,9 @@ class Scorer:
         start : int, optional
             The position of the first of these rows in the whole. Rows that were covered before are then refused, here
             and in merge. By default rows are counted on.
+        source : str, optional
+            What the rows come from, such as a file's name: `start` is then their position in it, and rows of different
+            sources are different rows.
         ids : integer array, shape (...), optional
             Names of the rows, for the worst ones; by default their positions.
 
@@ -226,15 +250,17 @@ class Scorer:
         if self._state is not None and batch.is_hard != self._state.hard:
             raise ValueError("target: class indices and distributions do not go into one score card")
         first = self._next if start is None else _whole(start, "start", 0)
-        claimed = self._claimed
+        if source is not None and (start is None or not isinstance(source, str)):
+            raise TypeError(f"source: {source!r:.60} needs to be a string, and start the position in it")
+        claimed: Rows = {}
         if start is not None and z.n_rows:
-            claimed = _joined([*claimed, (first, first + z.n_rows)], "start")
+            claimed = _joined(self._claimed, {source or "": [(first, first + z.n_rows)]}, "start")
         names = _as_ids(ids, z.shape)
         state = self._state or State(options, z.n_classes, batch.is_hard)
         with limited(self._threads):
             self._state = add_batch(state, batch, names, first)
-        self._n_classes = z.n_classes
-        self._claimed, self._next = claimed, first + z.n_rows
+        self._n_classes, self._next = z.n_classes, first + z.n_rows
+        self._claimed.update(claimed)
         return self
 
     def merge(self, other: "Scorer") -> "Scorer":
@@ -259,20 +285,20 @@ class Scorer:
             raise TypeError(f"other: {type(other).__name__} is not a Scorer")
         if other is self:
             raise ValueError("other: a score card cannot be merged with itself")
-        for name, mine in vars(self._options).items():
-            if mine != getattr(other._options, name):
-                raise ValueError(f"other: has {name}={getattr(other._options, name)!r}, this score card {mine!r}")
+        for name, mine in self.options.items():
+            if mine != other.options[name]:
+                raise ValueError(f"other: has {name}={other.options[name]!r}, this score card {mine!r}")
         if None not in (self._n_classes, other._n_classes) and self._n_classes != other._n_classes:
             raise ValueError(f"other: has {other._n_classes} classes, this score card {self._n_classes}")
-        claimed = _joined([*self._claimed, *other._claimed], "other")
+        claimed = _joined(self._claimed, other._claimed, "other")
         if other._state is not None:
             state = self._state or other._state.twin(other._state.weighted)
             if state.hard != other._state.hard:
                 raise ValueError("other: class indices and distributions do not go into one score card")
             state.merge(other._state)
             self._state = state
-        self._n_classes = self._n_classes or other._n_classes
-        self._claimed, self._next = claimed, max(self._next, other._next)
+        self._n_classes, self._next = self._n_classes or other._n_classes, max(self._next, other._next)
+        self._claimed.update(claimed)
         return self
 
     def result(self) -> Score:
@@ -340,6 +366,7 @@ class Scorer:
             "known_classes": self._n_classes,
             "started": self._state is not None,
             "rows": self._claimed,
+            "about": self.about,
             "next": self._next,
             "axis": self._axis,
             "threads": self._threads,
@@ -348,10 +375,13 @@ class Scorer:
 
     def _from_bytes(self, content: bytes, name: str) -> None:
         state, header = read_state(content, name)
-        self._options, self._state = state.options, state if header["started"] else None
-        self._n_classes, self._next = header["known_classes"], header["next"]
-        self._claimed = [(low, high) for low, high in header["rows"]]
-        self._axis, self._threads = header["axis"], header["threads"]
+        try:
+            self._claimed = {source: [(int(a), int(b)) for a, b in rows] for source, rows in header["rows"].items()}
+            self._options, self._state = state.options, state if header["started"] else None
+            self._n_classes, self._next = header["known_classes"], header["next"]
+            self._axis, self._threads, self.about = header["axis"], header["threads"], header["about"]
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{name}: the score state contradicts itself ({error!r})") from None
 
 
 def _whole(value: Any, name: str, low: int, high: int = INT64_MAX // 2) -> int:
@@ -378,15 +408,21 @@ def _as_ids(ids: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     return np.ascontiguousarray(array, np.int64).reshape(-1)
 
 
-def _joined(ranges: list[tuple[int, int]], name: str) -> list[tuple[int, int]]:
-    """Ranges of rows, sorted and joined; none may overlap."""
-    joined: list[tuple[int, int]] = []
-    for low, high in sorted(ranges):
-        if joined and low < joined[-1][1]:
-            last = min(high, joined[-1][1]) - 1
-            raise ValueError(f"{name}: rows {low} to {last} are covered already; a row must be scored once")
-        if joined and low == joined[-1][1]:
-            joined[-1] = joined[-1][0], high
-        else:
-            joined.append((low, high))
-    return joined
+def _joined(mine: Rows, more: Rows, name: str) -> Rows:
+    """The rows covered of the sources that `more` has: mine and those, none of which may be covered twice."""
+    return {source: _inserted(mine.get(source, ()), ranges, name) for source, ranges in more.items()}
+
+
+def _inserted(ranges: Sequence[tuple[int, int]], more: list[tuple[int, int]], name: str) -> list[tuple[int, int]]:
+    """Sorted, disjoint ranges of rows with more of them, neighbours joined."""
+    ranges = list(ranges)
+    for low, high in more:
+        k = bisect_left(ranges, (low, high))
+        before = ranges[k - 1] if k > 0 else (-1, -1)
+        after = ranges[k] if k < len(ranges) else (high + 1, high + 1)
+        if low < before[1] or after[0] < high:
+            first, last = (low, min(high, before[1])) if low < before[1] else (after[0], min(high, after[1]))
+            raise ValueError(f"{name}: rows {first} to {last - 1} are covered already; a row must be scored once")
+        joined = (before[0] if before[1] == low else low, after[1] if after[0] == high else high)
+        ranges[k - (before[1] == low) : k + (after[0] == high)] = [joined]
+    return ranges
