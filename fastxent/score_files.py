@@ -100,7 +100,12 @@ def score_files(
         for chunk in scan:
             if state is not None and job.first_row is None:
                 source = source or _source(chunk)
-            given: dict[str, Any] = {"start": chunk.start + offset, "source": source, "ids": chunk.ids, "sample_weight": chunk.weight}
+            given: dict[str, Any] = {
+                "start": chunk.start + offset,
+                "source": source,
+                "ids": chunk.ids,
+                "sample_weight": chunk.weight,
+            }
             try:
                 with undisturbed() if state is not None else nullcontext():
                     scorer.update(chunk.predictions, chunk.target, **given)

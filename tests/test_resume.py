@@ -27,14 +27,13 @@ Y = RNG.integers(0, C, N)
 W = RNG.random(N)
 IDS = RNG.permutation(N)
 
-# The command with small pieces, so that a run takes hundreds of them; it says when it begins.
+# The command with small pieces, so that a run takes hundreds of them; it says when all that it loads is loaded.
 DRIVER = """
 import sys
-import numpy as np
-from fastxent import cli, score
+from fastxent import cli
 from fastxent.files import base
 base.BLOCK_BYTES = 4 * 10 * 100
-score(np.zeros((200, 10), "f4"), np.zeros(200, int))
+cli.main(["score", "warm.npy", "warm_y.npy", "--resume", "warm.state", "--json", "warm.json"])
 print("ready", flush=True)
 sys.exit(cli.main(sys.argv[1:]))
 """
@@ -48,6 +47,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     np.save("x.npy", X)
     np.save("y.npy", Y)
+    np.save("warm.npy", X[:200])
+    np.save("warm_y.npy", Y[:200])
     np.savez("all.npz", logits=X, labels=Y, w=W, i=IDS)
     return tmp_path
 
@@ -170,11 +171,11 @@ def test_ctrl_c_keeps_what_was_scored():
     np.save("x.npy", np.tile(X, (10, 1)))
     np.save("y.npy", np.tile(Y, 10))
     arguments = ["score", "x.npy", "y.npy", "--resume", "run.state", "--json", "-"]
-    process = subprocess.Popen([sys.executable, "-c", DRIVER, *arguments], stdout=-1, stderr=-1, text=True)
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    with subprocess.Popen([sys.executable, "-c", DRIVER, *arguments], stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
     assert err == "fastxent: interrupted: run.state has what was scored; the same command goes on from there\n"
     ((first, last),) = covered(Scorer.load("run.state"))
