@@ -29,11 +29,12 @@ IDS = RNG.permutation(N)
 
 # The command with small pieces, so that a run takes hundreds of them; it says when all that it loads is loaded.
 DRIVER = """
-import sys
+import contextlib, io, sys
 from fastxent import cli
 from fastxent.files import base
 base.BLOCK_BYTES = 4 * 10 * 100
-cli.main(["score", "warm.npy", "warm_y.npy", "--resume", "warm.state", "--json", "warm.json"])
+with contextlib.redirect_stdout(io.StringIO()):
+    cli.main(["score", "warm.npy", "warm_y.npy", "--resume", "warm.state", "--json", "warm.json"])
 print("ready", flush=True)
 sys.exit(cli.main(sys.argv[1:]))
 """
