@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import typeof, types
 
-from fastxent.kernels import cards, chunks, distributions, elementary
+from fastxent.kernels import brier, cards, chunks, distributions, elementary
 from fastxent.kernels.blocks import (  # noqa: F401  (the reasons are this module's, to its callers)
     CARD,
     EPS,
@@ -326,6 +326,12 @@ def soft_log_loss(probs, target, s, class_weight, eps, normalize, sum_tol):
     """Log loss of probabilities and distributions."""
     options = settings(probs.shape[2], flag=normalize, eps=eps, sum_tol=sum_tol)
     return Call(chunks.soft_log_loss_rows, probs, target, options, probs.size, _NO_LABELS, s, class_weight)
+
+
+def hard_brier(probs, labels, s, sum_tol):
+    """Brier score (0 to 2) of probabilities and class indices."""
+    options = settings(probs.shape[2], sum_tol=sum_tol)
+    return Call(brier.brier_rows, probs, probs, options, probs.size, labels, s)
 
 
 def binary_cross_entropy(logits, target, s, pos_weight):

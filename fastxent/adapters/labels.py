@@ -1,0 +1,184 @@
+"""Labels as scikit-learn takes them -> class indices: integers, whole floats, booleans, strings, indicator matrices.
+
+Classes are in sorted order, as the columns of the probabilities must be. What usually comes is recognised from a
+sample; then nothing is sorted, and integers 0..C-1 are not even copied.
+"""
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from fastxent.arrays import as_array, is_tensor
+from fastxent.checks import show
+
+SAMPLE = 4096  # labels that are looked at first
+TABLE = 1 << 16  # classes so close together are found in a table
+
+
+def class_indices(y_true: Any, labels: Any, probs: np.ndarray, look: bool = True) -> np.ndarray:
+    """The column that every label stands for.
+
+    Parameters
+    ----------
+    y_true : array, shape (n,) or (n, 1); or an indicator matrix (n, C), one 1 a row
+    labels : array, shape (C,), optional
+        The classes; by default those that occur in y_true.
+    probs : array, shape (n, C), or (n,) for two classes
+    look : bool
+        Take integers for class indices where a look at some of them suggests it.
+
+    Returns
+    -------
+    integer array, shape (n,)
+        In 0..C-1, but for what is y_true itself: there the kernels check the range.
+    """
+    y, n_classes = as_labels(y_true, "y_true"), columns(probs)
+    if len(y) != len(probs):
+        raise ValueError(f"y_true: {len(y)} labels, but y_proba has {len(probs)} rows")
+    if y.ndim == 2:
+        return _indicated(y, n_classes)
+    classes = None if labels is None else as_classes(labels)
+    if look and y.dtype.kind in "iu" and _are_indices(y, classes, n_classes):
+        return y
+    name = "y_true" if classes is None else "labels"
+    classes, indices = encoded(y, classes)
+    if len(classes) != n_classes:
+        found = ", ".join(map(repr, classes[:10].tolist())) + (", ..." if len(classes) > 10 else "")
+        advice = "" if name == "labels" else "; name all classes with labels="
+        raise ValueError(f"{name}: {len(classes)} classes ({found}), but y_proba has {n_classes} columns{advice}")
+    return indices
+
+
+def columns(probs: np.ndarray) -> int:
+    """Classes of probabilities of shape (n, C), or (n,) for two."""
+    return 2 if probs.ndim == 1 else probs.shape[1]
+
+
+def as_labels(y: Any, name: str) -> np.ndarray:
+    """Labels as an array: integers, strings or objects, one a row; or an indicator matrix, integers of two axes."""
+    if is_tensor(y) or (hasattr(y, "__dlpack__") and not hasattr(y, "__array__")):
+        array, _ = as_array(y, name)
+    else:
+        array = np.asarray(y)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim not in (1, 2):
+        raise ValueError(f"{name}: shape {array.shape}; need one label a row, or an indicator matrix")
+    if array.dtype.kind == "b":
+        return array.view(np.uint8)
+    if array.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            whole = array.astype(np.int64)
+        strange = whole != array
+        if strange.any():
+            row = int(np.argmax(strange.reshape(len(array), -1).any(1)))
+            value = show(array[row][strange[row]].flat[0])
+            raise ValueError(f"{name}: row {row} is {value}; a label is a whole number, a string or a boolean")
+        return whole
+    if array.dtype.kind not in "iuUSO":
+        raise TypeError(f"{name}: dtype {array.dtype} is not supported; need integers, strings or booleans")
+    return array
+
+
+def as_classes(labels: Any) -> np.ndarray:
+    """The distinct classes in order. scikit-learn takes columns in that order too, whatever the order of labels."""
+    given = as_labels(labels, "labels")
+    if given.ndim != 1:
+        raise ValueError(f"labels: shape {given.shape}; need one axis")
+    classes = _distinct(given, "labels")
+    if given.tolist() != classes.tolist():
+        message = f"labels: not in sorted order; the columns of y_proba are taken for {classes.tolist()}"
+        warnings.warn(message, UserWarning, stacklevel=4)
+    return classes
+
+
+def encoded(y: np.ndarray, classes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Classes, by default those of y, and each label's index among them."""
+    if y.dtype.kind == "O" or (classes is not None and classes.dtype.kind == "O"):
+        return _encoded_objects(y, classes)
+    if classes is None:
+        known = _distinct(y[:: max(1, y.size // SAMPLE)], "y_true")
+    elif (classes.dtype.kind in "iu") != (y.dtype.kind in "iu"):
+        raise TypeError(f"labels: dtype {classes.dtype} and y_true's, {y.dtype}, have no label in common")
+    else:
+        known = classes
+    indices, strange = _looked_up(y, known)
+    if strange.any():
+        if classes is not None:
+            raise _outside(y, int(np.argmax(strange)), known)
+        known = np.union1d(known, y[strange])
+        indices, _ = _looked_up(y, known)
+    return known, indices
+
+
+def _encoded_objects(y: np.ndarray, classes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The same by a dictionary: what comparing objects would take is some seconds for a million."""
+    values = y.tolist()
+    known = _distinct(y, "y_true") if classes is None else classes
+    position = {label: k for k, label in enumerate(known.tolist())}
+    indices = np.fromiter((position.get(label, -1) for label in values), np.int64, len(values))
+    if classes is not None and (indices < 0).any():
+        raise _outside(y, int(np.argmax(indices < 0)), known)
+    return known, indices
+
+
+def _distinct(y: np.ndarray, name: str) -> np.ndarray:
+    if y.dtype.kind != "O":
+        return np.unique(y)
+    try:
+        values = sorted(set(y.tolist()))
+    except TypeError:
+        kinds = ", ".join(sorted({type(label).__name__ for label in y.tolist()}))
+        raise TypeError(f"{name}: labels of types {kinds} have no order; need one type") from None
+    classes = np.empty(len(values), object)
+    classes[:] = values
+    return classes
+
+
+def _looked_up(y: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The index of each label in sorted classes, and whether it is not one of them (then the index is any)."""
+    if known.size == 0:
+        return np.zeros(y.shape, np.int64), np.ones(y.shape, bool)
+    if known.dtype.kind in "iu" and int(known[-1]) - int(known[0]) < TABLE:
+        table = np.zeros(int(known[-1]) - int(known[0]) + 1, np.int64)
+        table[known - known[0]] = np.arange(known.size)
+        indices = table.take(y.astype(np.int64) - np.int64(known[0]), mode="clip")
+    else:
+        indices = np.minimum(np.searchsorted(known, y), known.size - 1)
+    return indices, known[indices] != y
+
+
+def _outside(y: np.ndarray, row: int, known: np.ndarray) -> ValueError:
+    classes = ", ".join(repr(c) for c in known[:5].tolist()) + (", ..." if known.size > 5 else "")
+    return ValueError(f"y_true: row {row} is {y[row : row + 1].tolist()[0]!r}, which is not in labels ({classes})")
+
+
+def _are_indices(y: np.ndarray, classes: np.ndarray | None, n_classes: int) -> bool:
+    """Whether integers are class indices as they are. All of 0..C-1 occur then, or are given; the rest is an error."""
+    if classes is not None:
+        return classes.dtype.kind in "iu" and np.array_equal(classes, np.arange(n_classes))
+    for part in (y[:: max(1, y.size // SAMPLE)], y):
+        seen = np.zeros(n_classes, bool)
+        seen[part[(part >= 0) & (part < n_classes)]] = True
+        if seen.all():
+            return True
+    return False
+
+
+def _indicated(y: np.ndarray, n_classes: int) -> np.ndarray:
+    """The column of each row's 1."""
+    if y.dtype.kind not in "iu":
+        raise TypeError(f"y_true: an indicator matrix of dtype {y.dtype}; need numbers 0 and 1")
+    if y.shape[1] != n_classes:
+        raise ValueError(f"y_true: an indicator matrix of {y.shape[1]} columns, but y_proba has {n_classes}")
+    rows, columns = np.nonzero(y)
+    if not np.array_equal(rows, np.arange(len(y))):
+        counts = np.bincount(rows, minlength=len(y))
+        row = int(np.argmax(counts != 1))
+        raise ValueError(f"y_true: row {row} of the indicator matrix has {counts[row]} entries that are not 0; need 1")
+    strange = y[rows, columns] != 1
+    if strange.any():
+        row = int(np.argmax(strange))
+        raise ValueError(f"y_true: row {row} of the indicator matrix has {show(y[row, columns[row]])}; need 0 and 1")
+    return columns

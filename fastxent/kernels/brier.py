@@ -1,0 +1,71 @@
+"""Brier scores of probabilities with class indices, and the exact weight of every class."""
+
+import math
+
+import numpy as np
+
+from fastxent.kernels.blocks import (
+    LABEL,
+    SUM_TOL,
+    N,
+    block_rows,
+    copy_buffer,
+    first_view,
+    read_labels,
+    refuse,
+    row_block,
+    settle_labels,
+    sum_fault,
+)
+from fastxent.kernels.exactsum import exact_sum_add
+from fastxent.kernels.figures import LABELS
+from fastxent.kernels.jit import compiled, inline
+from fastxent.kernels.memory import load_some_double, offset, scratch
+from fastxent.kernels.rows import two_sum
+from fastxent.kernels.simd import add_reduce, any_lane, first_lanes, lane_numbers, select, splat
+from fastxent.kernels.tiles import ROWS
+
+
+@inline
+def squared_distance(p, n, y):
+    """Σ_k (p_k - 1{k = y})² of a row, and the row's sum; NaN for the sum where an entry is not in [0, 1]."""
+    total, low, mass = splat(0.0), splat(0.0), splat(0.0)
+    valid = total == 0.0
+    for i in range(0, n, 8):
+        v = load_some_double(p, i, first_lanes(n - i, total), 0.0)
+        valid = valid & (v >= 0.0) & (v <= 1.0)
+        distance = select(lane_numbers(total) == y - i, 1.0 - v, v)
+        total, low = two_sum(total, low, distance * distance)
+        mass = mass + v
+    return add_reduce(total + low), math.nan if any_lane(~valid) else add_reduce(mass)
+
+
+@compiled
+def brier_rows(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
+    """A chunk function (chunks.py): probabilities and class indices."""
+    view, n = first_view(integers), integers[N]
+    values = scratch(np.float64, 0, ROWS)
+    factors = scratch(np.float64, 0, ROWS)
+    label = scratch(np.int64, 0, LABELS)
+    buffer = copy_buffer(view, like, n, 0)
+    i = start
+    while i < stop:
+        m = block_rows(view, i, stop, n, 0)
+        bad = read_labels(labels, i, m, n, False, 0, label)
+        if bad >= 0:
+            return refuse(report, bad, LABEL)
+        p, step = row_block(view, like, i, m, n, buffer)
+        for r in range(m):
+            values[r], mass = squared_distance(offset(p, r * step), n, label[r])
+            reason = sum_fault(mass, False, reals[SUM_TOL])
+            if reason:
+                return refuse(report, i + r, reason)
+        settle_labels(values, label, m, i, class_weight, sample_weight, True, factors, out, sums)
+        i += m
+
+
+@compiled
+def add_class_weights(labels, weights, sums):
+    """Add every row's weight to the exact sum of its class, int64[C, STATE_SIZE]. Labels must be in range."""
+    for i in range(labels.size):
+        exact_sum_add(sums[labels[i]], weights[i])
