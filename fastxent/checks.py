@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from fastxent.arrays import as_array, from_tensor, is_tensor, kind_of
+from fastxent.arrays import as_pieces, kind_of, writable_array
+from fastxent.frames import ENCODE, ArrayOrPieces, Pieces
 from fastxent.kernels.batch import first_bad_weight
 from fastxent.kernels.narrow import widened
 from fastxent.slices import (
@@ -43,9 +44,9 @@ class Batch:
     """Checked predictions with their target and weights."""
 
     predictions: Predictions
-    target: np.ndarray | Predictions  # class indices of the leading shape, or distributions
+    target: Any  # class indices of the leading shape (an array, or Pieces), or distributions (Predictions)
     weight: np.ndarray  # float64[n_classes], or ABSENT
-    sample_weight: np.ndarray | None  # of the leading shape
+    sample_weight: ArrayOrPieces | None  # of the leading shape
     has_ignore: bool
     ignore_index: int
     is_binary: bool = False  # one logit or probability a row: n_classes = 1 and the target a probability
@@ -93,6 +94,9 @@ class Batch:
             s = sample_weight_slice(self.sample_weight, 0, z.n_rows, z.shape)
         return z.array.reshape(1, z.n_rows, z.n_classes), t, s
 
+    def _label(self, row: int) -> int:
+        return int(rows_cut(self.target, row, row + 1, self.target.dtype)[0])
+
     def error(self, row: int, reason: int) -> ValueError:
         """The message for what a kernel reported about a row of the whole batch."""
         from fastxent.kernels import batch as codes
@@ -105,10 +109,10 @@ class Batch:
             if reason in (codes.TARGET_NEGATIVE, codes.TARGET_SUM):
                 return distribution_error(target, row, "class indices have one dimension fewer")
         elif reason == codes.LABEL:
-            return label_error(int(target.flat[row]), at, z.n_classes)
+            return label_error(self._label(row), at, z.n_classes)
         if reason == codes.POSITIVE_LOG_PROB:
             values = row_of(z, row)
-            k = int(target.flat[row]) if not isinstance(target, Predictions) else first(~(values <= 0))
+            k = self._label(row) if self.is_hard else first(~(values <= 0))
             return ValueError(f"{z.name}: {at} has {show(values[k])} for class {k}; a log-probability is at most 0")
         return distribution_error(z, row, "normalize=True divides by the sum")
 
@@ -166,14 +170,17 @@ def as_binary_batch(name: str, predictions: Any, target: Any, sample_weight: Any
 
 
 def _one_column(x: Any, name: str) -> Predictions:
-    array, bfloat16 = as_array(x, name)
+    array, bfloat16 = as_pieces(x, name)
+    if isinstance(array, Pieces) and array.ndim > 1:
+        array = array.whole()
     dtype = F32 if array.dtype.kind == "b" else float_dtype(array, bfloat16, name)
-    return Predictions(name, array[..., None], array.shape, array.size, 1, dtype, bfloat16)
+    column = array.column() if isinstance(array, Pieces) else array[..., None]
+    return Predictions(name, column, array.shape, array.size, 1, dtype, bfloat16)
 
 
 def as_predictions(x: Any, name: str, axis: Any = -1) -> Predictions:
     """Check predictions of shape (..., C, ...), the classes on ``axis``; nothing is copied."""
-    array, bfloat16 = as_array(x, name)
+    array, bfloat16 = as_pieces(x, name)
     if array.ndim == 0:
         raise ValueError(f"{name}: a single number; need an array with a class axis, such as (rows, classes)")
     dtype = float_dtype(array, bfloat16, name)
@@ -195,14 +202,14 @@ def as_pair(p: Any, q: Any, *, axis: Any = -1) -> tuple[Predictions, Predictions
     return a._replace(dtype=dtype), b._replace(dtype=dtype)
 
 
-def class_axis_last(array: np.ndarray, axis: Any, name: str) -> np.ndarray:
-    """A view with ``axis`` moved to the end."""
+def class_axis_last(array: ArrayOrPieces, axis: Any, name: str) -> np.ndarray:
+    """A view with ``axis`` moved to the end; pieces become one array."""
     if isinstance(axis, (bool, np.bool_)) or not hasattr(axis, "__index__"):
         raise TypeError(f"axis: {axis!r:.60} is not an integer")
     position = operator.index(axis)
     if not -array.ndim <= position < array.ndim:
         raise ValueError(f"axis: {position} is outside {name}, which has {array.ndim} axes (shape {array.shape})")
-    return np.moveaxis(array, position, -1)
+    return np.moveaxis(array.whole() if isinstance(array, Pieces) else array, position, -1)
 
 
 def full_shape(z: Predictions, axis: int) -> tuple[int, ...]:
@@ -210,7 +217,7 @@ def full_shape(z: Predictions, axis: int) -> tuple[int, ...]:
     return z.array.shape if axis == -1 else np.moveaxis(z.array, -1, axis).shape
 
 
-def float_dtype(array: np.ndarray, bfloat16: bool, name: str) -> np.dtype:
+def float_dtype(array: ArrayOrPieces, bfloat16: bool, name: str) -> np.dtype:
     """What the kernels see of an array: its own dtype, in native byte order; float64 for integers."""
     dtype = array.dtype
     if dtype is F32 or dtype is F64:
@@ -234,9 +241,9 @@ def result_dtype(z: Predictions) -> np.dtype:
     return z.array.dtype.newbyteorder("=") if z.array.dtype.kind == "f" else F64
 
 
-def as_target(target: Any, predictions: Predictions, axis: Any = -1) -> np.ndarray | Predictions:
+def as_target(target: Any, predictions: Predictions, axis: Any = -1) -> Any:
     """Class indices, an integer array of the leading shape; or distributions, of the predictions' own shape."""
-    array, bfloat16 = as_array(target, "target")
+    array, bfloat16 = as_pieces(target, "target")
     z = predictions
     if array.shape == z.shape:
         if array.dtype is I64 or (array.dtype.kind in "iu" and not bfloat16):
@@ -244,7 +251,7 @@ def as_target(target: Any, predictions: Predictions, axis: Any = -1) -> np.ndarr
         if array.size == 0 and isinstance(target, (list, tuple)):
             return array.astype(I64)  # an empty list has no dtype of its own
         dtype = "bfloat16" if bfloat16 else array.dtype
-        advice = "pass .astype('int64')" if array.dtype.kind in "fb" else "need integers"
+        advice = "pass .astype('int64')" if array.dtype.kind in "fb" else ENCODE if is_text(array) else "need integers"
         raise TypeError(f"target: dtype {dtype} cannot be class indices (shape {array.shape}, one a row); {advice}")
     if array.ndim == len(z.shape) + 1:
         soft = array if axis == -1 else class_axis_last(array, axis, "target")
@@ -271,7 +278,7 @@ def as_weight(weight: Any, n_classes: int) -> np.ndarray:
     return array
 
 
-def as_sample_weight(sample_weight: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+def as_sample_weight(sample_weight: Any, shape: tuple[int, ...]) -> ArrayOrPieces | None:
     """Row weights of exactly the leading shape; the values are checked slice by slice."""
     if sample_weight is None:
         return None
@@ -281,15 +288,15 @@ def as_sample_weight(sample_weight: Any, shape: tuple[int, ...]) -> np.ndarray |
     return array
 
 
-def sample_weight_slice(sample_weight: np.ndarray, start: int, stop: int, shape: tuple[int, ...]) -> np.ndarray:
+def sample_weight_slice(sample_weight: ArrayOrPieces, start: int, stop: int, shape: tuple[int, ...]) -> np.ndarray:
     """Weights of rows start to stop: float64, contiguous, checked."""
     piece = rows_cut(sample_weight, start, stop, F64)
     _refuse_bad_weights(piece, "sample_weight", lambda i: where(start + i, shape))
     return piece
 
 
-def _real_array(x: Any, name: str) -> np.ndarray:
-    array, bfloat16 = as_array(x, name)
+def _real_array(x: Any, name: str) -> ArrayOrPieces:
+    array, bfloat16 = as_pieces(x, name)
     if bfloat16:
         array = widened(array)
     if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
@@ -307,11 +314,8 @@ def as_output(out: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray |
     """The array behind ``out``, which must have exactly this shape and dtype; None for None."""
     if out is None:
         return None
-    if isinstance(out, np.ndarray) and not isinstance(out, np.ma.MaskedArray):
-        array: np.ndarray = out
-    elif is_tensor(out) and str(out.dtype) != "torch.bfloat16":
-        array = from_tensor(out, "out")[0]
-    else:
+    array = writable_array(out)
+    if array is None:
         raise TypeError(f"out: {kind_of(out)} cannot be written to; need a NumPy array of shape {shape}, dtype {dtype}")
     if array.shape != shape:
         raise ValueError(f"out: shape {array.shape}; need {shape}")
@@ -405,6 +409,11 @@ def as_pos_weight(value: Any) -> float:
 
 
 # Messages
+
+
+def is_text(array: ArrayOrPieces) -> bool:
+    """Whether an array holds strings."""
+    return array.dtype.kind in "UST" or (array.dtype.kind == "O" and array.size > 0 and isinstance(array.flat[0], str))
 
 
 def where(row: int, shape: tuple[int, ...]) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from fastxent import checks
 from fastxent.checks import ABSENT, Batch
+from fastxent.frames import ArrayOrPieces, Pieces
 from fastxent.kernels import batch as kernels
 from fastxent.kernels.exactsum import exact_sum_add_block
 from fastxent.reductions import LOSSES, WEIGHTS, new_sums, reduce, values_of
@@ -739,8 +740,8 @@ def _same_shape(
     dtype = checks.result_dtype(z)
     array = checks.as_output(out, checks.full_shape(z, axis), dtype)
     into = None if array is None else np.moveaxis(array, axis, -1)
-    if into is None or (np.may_share_memory(into, z.array) and not _same_memory(into, z.array)):
-        result = np.empty_like(z.array, dtype=dtype)
+    if into is None or (_may_overlap(into, z.array) and not _same_memory(into, z.array)):
+        result = np.empty(z.array.shape, dtype) if isinstance(z.array, Pieces) else np.empty_like(z.array, dtype=dtype)
     else:
         result = into
     with limited(threads):
@@ -753,8 +754,14 @@ def _same_shape(
     return out
 
 
-def _same_memory(a: np.ndarray, b: np.ndarray) -> bool:
+def _may_overlap(a: np.ndarray, b: ArrayOrPieces) -> bool:
+    return isinstance(b, Pieces) or np.may_share_memory(a, b)
+
+
+def _same_memory(a: np.ndarray, b: ArrayOrPieces) -> bool:
     """Whether entries of the same index are the same memory: then writing one after reading the other is safe."""
+    if isinstance(b, Pieces):
+        return False
     return a.__array_interface__["data"][0] == b.__array_interface__["data"][0] and a.strides == b.strides
 
 
@@ -769,14 +776,14 @@ def _loss_output(batch: Batch, reduction: str, out: Any) -> tuple[np.ndarray | N
 
 
 def _row_output(
-    out: Any, shape: tuple[int, ...], n_rows: int, *inputs: np.ndarray
+    out: Any, shape: tuple[int, ...], n_rows: int, *inputs: ArrayOrPieces
 ) -> tuple[np.ndarray | None, np.ndarray]:
     """The array behind ``out``, and contiguous rows to compute into: the same memory where no input overlaps it."""
     array = checks.as_output(out, shape, F64)
     if array is None:
         return None, np.empty(n_rows)
     direct = array.flags.c_contiguous and array.flags.aligned and n_rows == array.size
-    if direct and not any(np.may_share_memory(array, x) for x in inputs):
+    if direct and not any(_may_overlap(array, x) for x in inputs):
         return array, array.reshape(-1)
     return array, np.empty(n_rows)
 

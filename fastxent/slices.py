@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fastxent.frames import ArrayOrPieces, Pieces
 from fastxent.kernels.narrow import widened
 
 SLICE_BYTES = 1 << 28  # read by one kernel call; between two calls Ctrl-C is noticed
@@ -29,7 +30,7 @@ class Predictions:
     """Predictions (or a target of distributions): the user's memory, seen with the class axis last."""
 
     name: str
-    array: np.ndarray  # (*shape, n_classes); int16 bits where bfloat16
+    array: ArrayOrPieces  # (*shape, n_classes); int16 bits where bfloat16
     shape: tuple[int, ...]
     n_rows: int
     n_classes: int
@@ -43,6 +44,12 @@ class Predictions:
     def arithmetic(self) -> np.dtype:
         """What the kernels compute with: float64, or float32 for all narrower dtypes."""
         return F64 if self.dtype == F64 else F32
+
+    def rows(self, start: int, stop: int) -> "Predictions":
+        """Rows start to stop of what has one leading axis; of pieces valid until the next."""
+        array = self.array
+        part = array.read(start, stop) if isinstance(array, Pieces) else array[start:stop]
+        return replace(self, array=part, shape=(stop - start,), n_rows=stop - start)
 
     def slices(self, max_rows: int | None = None) -> Iterator[tuple[int, int, np.ndarray]]:
         """Yield (start, stop, z): rows start to stop as a (outer, inner, n_classes) array, valid until the next."""
@@ -76,6 +83,12 @@ def row_slices(
         out is None and not per_row and max_rows is None and all(map(is_whole, matrices))
     ):  # the usual small call, quickly
         yield 0, first.n_rows, [array.reshape(1, first.n_rows, first.n_classes) for array in arrays]
+        return
+    if any(isinstance(array, Pieces) for array in arrays):
+        for start, stop in _reaches(matrices):
+            parts, into = [m.rows(start, stop) for m in matrices], None if out is None else out[start:stop]
+            for low, high, views in row_slices(parts, per_row, max_rows, into):
+                yield start + low, start + high, views
         return
     dtypes = [m.dtype for m in matrices]
     if out is not None:
@@ -111,6 +124,16 @@ def row_slices(
         if out is not None and buffers[-1] is not None:
             np.copyto(blocks[-1], ready[-1].reshape(blocks[-1].shape), casting="unsafe")
         start += rows
+
+
+def _reaches(matrices: Sequence[Predictions]) -> Iterator[tuple[int, int]]:
+    """(start, stop) of rows that can be read together, where some matrices are in pieces."""
+    n_rows, pieces = matrices[0].n_rows, [m.array for m in matrices if isinstance(m.array, Pieces)]
+    start = 0
+    while start < n_rows:
+        stop = min(p.reach(start, max(1, COPY_BYTES * len(p) // (p.size * p.itemsize))) for p in pieces)
+        yield start, stop
+        start = stop
 
 
 def is_whole(m: Predictions) -> bool:
@@ -161,9 +184,11 @@ def is_ready(array: np.ndarray, dtype: np.dtype) -> bool:
     return array.dtype == dtype and array.flags.num & PLAIN == PLAIN
 
 
-def rows_cut(array: np.ndarray, start: int, stop: int, dtype: np.dtype) -> np.ndarray:
+def rows_cut(array: ArrayOrPieces, start: int, stop: int, dtype: np.dtype) -> np.ndarray:
     """Entries start to stop in C order, contiguous, as dtype: a view where possible."""
-    if array.ndim == 1 or array.flags.c_contiguous:
+    if isinstance(array, Pieces):
+        piece = array.read(start, stop)
+    elif array.ndim == 1 or array.flags.c_contiguous:
         array = array.reshape(-1)
         piece = array if stop - start == array.size else array[start:stop]
     else:
@@ -177,7 +202,10 @@ def rows_cut(array: np.ndarray, start: int, stop: int, dtype: np.dtype) -> np.nd
 
 def row_of(z: Predictions, row: int) -> np.ndarray:
     """One row, contiguous, in the kernels' dtype or what they widen it to."""
-    values = z.array[np.unravel_index(row, z.shape)] if z.shape else z.array
+    if isinstance(z.array, Pieces):
+        values = z.array.read(row, row + 1)[0]
+    else:
+        values = z.array[np.unravel_index(row, z.shape)] if z.shape else z.array
     into = np.empty(values.shape, z.dtype)
     widen(values, into, z.bfloat16)
     return widened(into)
