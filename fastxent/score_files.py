@@ -1,6 +1,7 @@
 """Files through a score card: one job, or a range of its rows, which another process can do as well."""
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -82,6 +83,8 @@ def score_files(
     tell = tell or (lambda *_: None)
     scan = job.scan(rows)
 
+    # Threads that wait for the next block leave the cores to the one that reads it, instead of spinning.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from fastxent.scoring import Scorer  # loads Numba: a missing file is told without waiting for it
 
     scorer = Scorer(n_classes=scan.n_classes, **job.options)

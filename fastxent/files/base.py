@@ -11,7 +11,7 @@ import numpy as np
 
 from fastxent.files.source import Source
 
-BLOCK_BYTES = 1 << 25  # of predictions in one chunk: small beside any memory, large beside a call's cost
+BLOCK_BYTES = 1 << 24  # of predictions in one chunk: two fit in most caches, and a call's cost is small beside it
 
 Block = dict[str, np.ndarray]  # field -> array; every array has the same rows
 Box = tuple[tuple[int, int], ...]  # (first, one past the last) on each axis

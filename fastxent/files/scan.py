@@ -1,12 +1,13 @@
 """Predictions, target, weights and ids from one file or two, as chunks of the same rows."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from fastxent.files import open_file
 from fastxent.files.base import Block, Chunk, listing
 from fastxent.files.choose import Wanted, prediction_names, target_names
+from fastxent.files.read_ahead import read_ahead
 from fastxent.files.rows import Rows, rows_of
 
 __all__ = ["Scan", "Wanted"]
@@ -89,17 +90,22 @@ class Scan:
         return self.rows_read / max(1, stop - self._start) if stop is not None else self._lead.fraction()
 
     def __iter__(self) -> Iterator[Chunk]:
-        """Yield the chunks; predictions come with the class axis last."""
+        """Yield the chunks, read ahead in a thread; predictions come with the class axis last."""
+        for chunk in read_ahead(self._chunks()):
+            self.rows_read += chunk.n_rows
+            self.bytes_read += chunk.predictions.nbytes
+            yield chunk
+            del chunk  # so that its memory is used again
+
+    def _chunks(self) -> Generator[Chunk, None, None]:
         at = self._start
         for block in self._lead.blocks(self._start, self._stop):
             rows = math.prod(block["predictions"].shape[:-1])
             if self._other is not None:
-                block = block | self._other.take(at, rows)
-            chunk = _chunk(block, at)
+                block |= self._other.take(at, rows)
+            yield _chunk(block, at)
             at += rows
-            self.rows_read += rows
-            self.bytes_read += chunk.predictions.nbytes
-            yield chunk
+            del block
         if self._other is not None and self._stop is None and (more := self._other.left(at)):
             raise ValueError(f"target: {self._other.path} has {more} rows more than the predictions ({at})")
         for source in self._sources:
