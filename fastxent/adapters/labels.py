@@ -11,6 +11,7 @@ import numpy as np
 
 from fastxent.arrays import as_array, is_tensor
 from fastxent.checks import show
+from fastxent.slices import INT64_MAX
 
 SAMPLE = 4096  # labels that are looked at first
 TABLE = 1 << 16  # classes so close together are found in a table
@@ -39,8 +40,10 @@ def class_indices(y_true: Any, labels: Any, probs: np.ndarray, look: bool = True
     if y.ndim == 2:
         return _indicated(y, n_classes)
     classes = None if labels is None else as_classes(labels)
-    if look and y.dtype.kind in "iu" and _are_indices(y, classes, n_classes):
-        return y
+    if look and y.dtype.kind in "iu":
+        first = _first_class(y, classes, n_classes)
+        if first is not None:
+            return y if first == 0 else y.astype(np.int64) - first
     name = "y_true" if classes is None else "labels"
     classes, indices = encoded(y, classes)
     if len(classes) != n_classes:
@@ -154,16 +157,23 @@ def _outside(y: np.ndarray, row: int, known: np.ndarray) -> ValueError:
     return ValueError(f"y_true: row {row} is {y[row : row + 1].tolist()[0]!r}, which is not in labels ({classes})")
 
 
-def _are_indices(y: np.ndarray, classes: np.ndarray | None, n_classes: int) -> bool:
-    """Whether integers are class indices as they are. All of 0..C-1 occur then, or are given; the rest is an error."""
+def _first_class(y: np.ndarray, classes: np.ndarray | None, n_classes: int) -> int | None:
+    """The class of column 0 if the classes are whole numbers in a row, those given or else found; or None.
+
+    All of them occur then, so that any other number is an error, which is left to the kernels.
+    """
     if classes is not None:
-        return classes.dtype.kind in "iu" and np.array_equal(classes, np.arange(n_classes))
+        if classes.dtype.kind in "iu" and np.array_equal(classes, int(classes[0]) + np.arange(n_classes)):
+            return int(classes[0])
+        return None
     for part in (y[:: max(1, y.size // SAMPLE)], y):
+        first = int(part.min()) if part.size else 0
+        column = part.astype(np.int64, copy=False) - first if first <= INT64_MAX else part
         seen = np.zeros(n_classes, bool)
-        seen[part[(part >= 0) & (part < n_classes)]] = True
+        seen[column[(column >= 0) & (column < n_classes)]] = True
         if seen.all():
-            return True
-    return False
+            return first
+    return None
 
 
 def _indicated(y: np.ndarray, n_classes: int) -> np.ndarray:

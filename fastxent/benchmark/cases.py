@@ -51,6 +51,7 @@ SHAPES = {
     "log_softmax": Shape("transforms", matrices=2, limit="copy"),
     "score_card": Shape("score", labels=True),
     "small_call": Shape("calls", labels=True, limit="empty call"),
+    "sklearn_log_loss": Shape("adapters", labels=True),
 }
 
 
@@ -136,6 +137,8 @@ CASES = (
     Case("score_card", "float32", 10, _reach(0.2, 50), quick=True),
     Case("score_card", "float32", 1000, _reach(0.45, 100)),
     Case("small_call", "float32", 10, Target(over_s=5e-6, against=(("torch", 1), ("scipy", 1))), n_rows=32, quick=True),
+    # scikit-learn's own signature, on what a predict_proba returns; the size is the issue's.
+    Case("sklearn_log_loss", "float64", 10, Target(against=(("scikit-learn", 40),)), n_rows=10**6),
     Case("softmax", "float32", 1000, _copies(2), quick=True),
     Case("log_softmax", "float32", 1000, _copies(2)),
     Case("logsumexp", "float32", 1000, _reach(0.9, 5), quick=True),

@@ -157,6 +157,18 @@ def _sklearn_log_loss(q: np.ndarray, y: np.ndarray) -> Call:
     return lambda: log_loss(y, q, labels=labels)
 
 
+def _sklearn_metric(module: str) -> Callable[..., Call]:
+    """log_loss of scikit-learn's signature, from this module."""
+
+    def prepare(q: np.ndarray, y: np.ndarray) -> Call:
+        from importlib import import_module
+
+        function = import_module(module).log_loss
+        return lambda: function(y, q)
+
+    return prepare
+
+
 def _torchmetrics_card(z: np.ndarray, y: np.ndarray) -> Call:
     """The score card's main figures, each by the function that its users would call."""
     import torch
@@ -265,6 +277,11 @@ WORKS = {
             "scikit-learn": Peer(_sklearn_log_loss, SLOW_BYTES),
             "torch": Peer(_torch(lambda torch, f, q, y: f.nll_loss(torch.log(q), y))),
         },
+    ),
+    "sklearn_log_loss": Work(
+        _labelled_probs,
+        _sklearn_metric("fastxent.adapters.sklearn"),
+        {"scikit-learn": Peer(_sklearn_metric("sklearn.metrics"))},
     ),
     "nll": Work(
         _log_probs,
