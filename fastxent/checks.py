@@ -8,6 +8,8 @@ offending row; ``Batch.error`` turns that report into a message.
 import math
 import operator
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +38,7 @@ from fastxent.slices import (
 REDUCTIONS = ("none", "sum", "mean")
 KINDS = ("logits", "log_probs", "probs")  # a kind's position is its code in the kernels
 ABSENT = np.empty(0)  # stands for weights that were not given
+_whole: ContextVar[tuple[tuple[int, ...], tuple[int, ...]] | None] = ContextVar("fastxent_whole", default=None)
 SUM_TOL = 1e-3  # how far from 1 a distribution may sum, where no option says
 
 
@@ -233,12 +236,24 @@ def float_dtype(array: ArrayOrPieces, bfloat16: bool, name: str) -> np.dtype:
 def result_dtype(z: Predictions) -> np.dtype:
     """The dtype of a result that has the logits' own: float64 for integers, native byte order."""
     if z.bfloat16:
-        try:
-            from ml_dtypes import bfloat16
-        except ImportError:
-            raise ImportError("bfloat16 results need ml_dtypes: pip install ml_dtypes") from None
-        return np.dtype(bfloat16)
+        return _bfloat16("results")
     return z.array.dtype.newbyteorder("=") if z.array.dtype.kind == "f" else F64
+
+
+def array_of(checked: Predictions | ArrayOrPieces) -> np.ndarray:
+    """What was checked, as one array with its own dtype, bfloat16 too; a class axis last."""
+    array = checked.array if isinstance(checked, Predictions) else checked
+    array = array.whole() if isinstance(array, Pieces) else array
+    is_bfloat16 = isinstance(checked, Predictions) and checked.bfloat16
+    return array.view(_bfloat16("arrays")) if is_bfloat16 else array
+
+
+def _bfloat16(what: str) -> np.dtype:
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError:
+        raise ImportError(f"bfloat16 {what} need ml_dtypes: pip install ml_dtypes") from None
+    return np.dtype(bfloat16)
 
 
 def as_target(target: Any, predictions: Predictions, axis: Any = -1) -> Any:
@@ -416,8 +431,22 @@ def is_text(array: ArrayOrPieces) -> bool:
     return array.dtype.kind in "UST" or (array.dtype.kind == "O" and array.size > 0 and isinstance(array.flat[0], str))
 
 
+@contextmanager
+def part_of(shape: tuple[int, ...], starts: tuple[int, ...]) -> Iterator[None]:
+    """Name rows by their place in the whole, of that leading shape: a part's begin at `starts`, one an axis."""
+    token = _whole.set((shape, starts))
+    try:
+        yield
+    finally:
+        _whole.reset(token)
+
+
 def where(row: int, shape: tuple[int, ...]) -> str:
     """Name a row, with its index where that says more."""
+    whole = _whole.get()
+    if whole is not None:
+        index = [i + start for i, start in zip(np.unravel_index(row, shape), whole[1])]
+        shape, row = whole[0], int(np.ravel_multi_index(index, whole[0]))
     if len(shape) < 2:
         return f"row {row}"
     return f"row {row} (index {tuple(int(i) for i in np.unravel_index(row, shape))})"

@@ -658,7 +658,7 @@ def _losses(
     threads: int | None,
 ) -> Any:
     """Run the driver for class indices or the one for distributions over a batch, given by as_batch's arguments."""
-    hard, soft = drivers
+    hard = drivers[0]
     if out is None and threads is None and type(reduction) is str and reduction in checks.REDUCTIONS:
         views = checks.as_plain(*given)  # the usual small call, quickly; what is refused comes back below for its error
         if views is not None:
@@ -668,12 +668,38 @@ def _losses(
             if not refused:
                 return reduce(reduction, rows, total, mass, labels.shape)
     batch = checks.as_batch(*given)
-    if batch.is_hard:
-        driver, options = hard, (batch.weight, batch.has_ignore, batch.ignore_index, *options)
-    else:
-        driver, options = soft, (batch.weight, *options)
-    array, rows, total, mass = _run(batch, driver, options, reduction, out, threads)
+    array, rows, total, mass = _run(batch, *_driver_for(batch, drivers, options), reduction, out, threads)
     return _deliver(reduce(reduction, rows, total, mass, batch.predictions.shape), array, out)
+
+
+def _driver_for(
+    batch: Batch, drivers: tuple[Driver, Driver], options: tuple[Any, ...]
+) -> tuple[Driver, tuple[Any, ...]]:
+    """The driver for a batch's kind of target, and what it takes besides the arrays."""
+    hard, soft = drivers
+    if batch.is_hard:
+        return hard, (batch.weight, batch.has_ignore, batch.ignore_index, *options)
+    return soft, (batch.weight, *options)
+
+
+def cross_entropy_sums(
+    logits: ArrayLike,
+    target: ArrayLike,
+    *,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    threads: int | None = None,
+) -> np.ndarray:
+    """The exact sums that `cross_entropy` rounds, of a part of its rows: int64[2, STATE_SIZE], to be merged."""
+    options = checks.as_smoothing(label_smoothing), checks.as_temperature(temperature)
+    batch = checks.as_batch("logits", logits, target, -1, weight, sample_weight, ignore_index)
+    drivers = kernels.hard_cross_entropy, kernels.soft_cross_entropy
+    sums = new_sums("sum")
+    _add_slices(batch, *_driver_for(batch, drivers, options), ABSENT, sums, threads)
+    return sums
 
 
 def _binary(
@@ -696,12 +722,19 @@ def _run(
             raise batch.error(row, reason)
         return array, rows, total, mass
     sums = new_sums(reduction)
+    _add_slices(batch, driver, options, rows, sums, threads)
+    return array, rows, *values_of(sums)
+
+
+def _add_slices(
+    batch: Batch, driver: Driver, options: tuple[Any, ...], rows: np.ndarray, sums: np.ndarray, threads: int | None
+) -> None:
+    """Run a driver over a batch, slice by slice: into the rows' losses, or ABSENT, and exact sums."""
     with limited(threads):
         for start, stop, z, t, s in batch.slices():
             row, reason = driver(z, t, s, *options).run(rows[start:stop], sums)
             if reason:
                 raise batch.error(start + row, reason)
-    return array, rows, *values_of(sums)
 
 
 def _divergence(

@@ -12,6 +12,7 @@ from fastxent.kernels import batch as kernels
 from fastxent.kernels.exactsum import STATE_SIZE
 
 LOSSES, WEIGHTS = 0, 1  # rows of a pair of sums
+NO_ROWS = "mean of no rows: there is none, or each is ignored or has weight 0"
 
 
 def new_sums(reduction: str) -> np.ndarray:
@@ -44,8 +45,7 @@ def reduce(
 def divide(total: float, weight: float) -> float:
     """A mean: total / weight, NaN with a RuntimeWarning when no row has weight."""
     if weight == 0.0:
-        message = "mean of no rows: there is none, or each is ignored or has weight 0"
-        warnings.warn(message, RuntimeWarning, stacklevel=5)  # the caller of a function of losses.py
+        warnings.warn(NO_ROWS, RuntimeWarning, stacklevel=5)  # the caller of a function of losses.py
         return float("nan")
     mean = total / weight
     return mean if mean != 0.0 else 0.0  # a tiny negative total must not give -0.0

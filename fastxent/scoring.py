@@ -23,6 +23,7 @@ from fastxent.threads import limited
 __all__ = ["ClassTable", "Confusion", "Histogram", "Reliability", "Score", "Scorer", "WorstRow", "score"]
 
 Rows = dict[str, list[tuple[int, int]]]  # source -> sorted, disjoint (first, last + 1); "" for rows without a source
+NOTHING_SCORED = "no row was scored, or each has weight 0: means are NaN"
 
 
 def score(
@@ -255,7 +256,7 @@ class Scorer:
         claimed: Rows = {}
         if start is not None and z.n_rows:
             claimed = _joined(self._claimed, {source or "": [(first, first + z.n_rows)]}, "start")
-        names = _as_ids(ids, z.shape)
+        names = _as_names(ids, z.shape)
         state = self._state or State(options, z.n_classes, batch.is_hard)
         with limited(self._threads):
             self._state = add_batch(state, batch, names, first)
@@ -317,7 +318,7 @@ class Scorer:
         """
         result = summarise(self._some_state())
         if not result.weight > 0:
-            warnings.warn("no row was scored, or each has weight 0: means are NaN", RuntimeWarning, stacklevel=2)
+            warnings.warn(NOTHING_SCORED, RuntimeWarning, stacklevel=2)
         return result
 
     def save(self, path: "str | os.PathLike[str]") -> None:
@@ -394,15 +395,21 @@ def _whole(value: Any, name: str, low: int, high: int = INT64_MAX // 2) -> int:
     return number
 
 
-def _as_ids(ids: Any, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Names of the rows: int64, contiguous, flat."""
-    if ids is None:
-        return None
+def ids_of(ids: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Names of the rows: integers, one a row; the values are checked by `_as_names`."""
     array, _ = as_array(ids, "ids")
     if array.dtype.kind not in "iu":
         raise TypeError(f"ids: dtype {array.dtype} is not supported; need integers")
     if array.shape != shape:
         raise ValueError(f"ids: shape {array.shape}; need one a row, shape {shape}")
+    return array
+
+
+def _as_names(ids: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Names of the rows: int64, contiguous, flat."""
+    if ids is None:
+        return None
+    array = ids_of(ids, shape)
     if array.dtype.kind == "u" and array.size and array.max() > INT64_MAX:
         raise ValueError(f"ids: {array.max()} does not fit in 64 bits with a sign")
     return np.ascontiguousarray(array, np.int64).reshape(-1)

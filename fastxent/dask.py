@@ -1,0 +1,449 @@
+"""The functions of losses and scoring on dask arrays, lazily: the bits of one call, whatever the chunks and cluster.
+
+Each chunk of rows becomes something that merges exactly (exact sums, a Scorer); the parts are merged in a tree, in
+whatever order they arrive, and rounded once. A task takes one core, as dask counts them, unless `threads` says more.
+Class axes are rechunked to one chunk: parts of a row, merged, would have other bits.
+"""
+
+import contextlib
+import math
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastxent import checks, losses
+from fastxent.arrays import kind_of
+from fastxent.kernels.exactsum import exact_sum_merge
+from fastxent.reductions import NO_ROWS, divide, new_sums, values_of
+from fastxent.scoring import NOTHING_SCORED, Score, Scorer, ids_of
+from fastxent.slices import F64, Predictions
+from fastxent.threads import limited
+
+if TYPE_CHECKING:
+    from dask.array import Array
+    from dask.delayed import Delayed
+
+__all__ = ["cross_entropy", "log_softmax", "logsumexp", "score", "softmax"]
+
+OBJECT = np.dtype(object)
+
+
+def logsumexp(logits: "Array", *, axis: int = -1, temperature: float = 1.0, threads: int = 1) -> "Array":
+    """`fastxent.logsumexp` of a dask array, lazily.
+
+    Parameters
+    ----------
+    logits : dask array, shape (..., C)
+        Any chunks.
+    axis, temperature
+        As in `fastxent.logsumexp`.
+    threads : int
+        Of each task.
+
+    Returns
+    -------
+    float64 dask array, shape (...)
+        In nats.
+
+    Raises
+    ------
+    ValueError, TypeError
+        One line that names the argument.
+
+    Examples
+    --------
+    >>> import dask.array as da, fastxent.dask
+    >>> fastxent.dask.logsumexp(da.zeros((4, 2), chunks=(3, 1))).compute()
+    array([0.69314718, 0.69314718, 0.69314718, 0.69314718])
+    """
+    z, _ = _class_last(logits, "logits", axis)
+    options = {"temperature": checks.as_temperature(temperature), "threads": _as_threads(threads)}
+    cells = tuple(range(z.ndim))
+    return _blockwise(partial(_on_logits, losses.logsumexp, **options), cells[:-1], [z, cells], F64, token="logsumexp")
+
+
+def softmax(logits: "Array", *, axis: int = -1, temperature: float = 1.0, threads: int = 1) -> "Array":
+    """`fastxent.softmax` of a dask array, lazily.
+
+    Parameters
+    ----------
+    logits, axis, temperature, threads
+        As in `logsumexp`.
+
+    Returns
+    -------
+    dask array, the logits' shape and dtype
+        Chunked as the logits, the class axis in one.
+
+    Raises
+    ------
+    ValueError, TypeError
+        One line that names the argument.
+
+    Examples
+    --------
+    >>> import dask.array as da, fastxent.dask
+    >>> fastxent.dask.softmax(da.zeros((1, 2), chunks=1)).compute()
+    array([[0.5, 0.5]])
+    """
+    return _same_shape(losses.softmax, logits, axis, temperature, threads)
+
+
+def log_softmax(logits: "Array", *, axis: int = -1, temperature: float = 1.0, threads: int = 1) -> "Array":
+    """`fastxent.log_softmax` of a dask array, lazily.
+
+    Parameters
+    ----------
+    logits, axis, temperature, threads
+        As in `logsumexp`.
+
+    Returns
+    -------
+    dask array, the logits' shape and dtype
+        In nats; chunked as the logits, the class axis in one.
+
+    Raises
+    ------
+    ValueError, TypeError
+        One line that names the argument.
+
+    Examples
+    --------
+    >>> import dask.array as da, fastxent.dask
+    >>> fastxent.dask.log_softmax(da.zeros((1, 2), chunks=1)).compute()
+    array([[-0.69314718, -0.69314718]])
+    """
+    return _same_shape(losses.log_softmax, logits, axis, temperature, threads)
+
+
+def cross_entropy(
+    logits: "Array",
+    target: "Array | ArrayLike",
+    *,
+    weight: "Array | ArrayLike | None" = None,
+    sample_weight: "Array | ArrayLike | None" = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    reduction: str = "mean",
+    axis: int = -1,
+    threads: int = 1,
+) -> "Array":
+    """`fastxent.cross_entropy` of a dask array, lazily.
+
+    Parameters
+    ----------
+    logits : dask array, shape (..., C)
+        Any chunks.
+    target, weight, sample_weight : dask arrays or arrays
+        As in `fastxent.cross_entropy`; cut, or rechunked, to the logits' rows.
+    ignore_index, label_smoothing, temperature, reduction, axis
+        As in `fastxent.cross_entropy`.
+    threads : int
+        Of each task.
+
+    Returns
+    -------
+    float64 dask array, shape () or, for reduction="none", (...)
+        In nats. The mean of no rows is NaN, with a RuntimeWarning, on clients of a cluster too.
+
+    Raises
+    ------
+    ValueError, TypeError
+        One line that names the argument: at once for shapes, dtypes and options, by compute() for values, with the
+        number of the first offending row of a chunk.
+
+    Examples
+    --------
+    >>> import dask.array as da, fastxent.dask
+    >>> logits, labels = da.zeros((1000, 4), chunks=(100, 2)), da.zeros(1000, dtype=int, chunks=300)
+    >>> fastxent.dask.cross_entropy(logits, labels).compute()
+    np.float64(1.3862943611198906)
+    """
+    batch = _Batch("logits", logits, target, axis, weight, sample_weight, ignore_index)
+    options = {
+        "ignore_index": ignore_index,
+        "label_smoothing": checks.as_smoothing(label_smoothing),
+        "temperature": checks.as_temperature(temperature),
+        "threads": _as_threads(threads),
+    }
+    if checks.as_reduction(reduction) == "none":
+        return batch.each_row(partial(losses.cross_entropy, **options, reduction="none"))
+    parts = batch.each_chunk(partial(losses.cross_entropy_sums, **options))
+    return _tree(parts, _merge_sums, partial(_finish_sums, reduction), F64)
+
+
+def score(
+    predictions: "Array",
+    target: "Array | ArrayLike",
+    *,
+    ids: "Array | ArrayLike | None" = None,
+    sample_weight: "Array | ArrayLike | None" = None,
+    axis: int = -1,
+    threads: int = 1,
+    **options: Any,
+) -> "Delayed":
+    """`fastxent.score` of a dask array, lazily.
+
+    Parameters
+    ----------
+    predictions : dask array, shape (..., C)
+        Any chunks.
+    target, ids, sample_weight : dask arrays or arrays
+        As in `fastxent.score`; cut, or rechunked, to the predictions' rows.
+    axis : int
+        The class axis.
+    threads : int
+        Of each task.
+    **options
+        All else that `fastxent.score` takes.
+
+    Returns
+    -------
+    Delayed
+        Of a `Score`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        One line that names the argument: at once for shapes, dtypes and options, by compute() for values, with the
+        number of the first offending row of a chunk.
+
+    Examples
+    --------
+    >>> import dask.array as da, fastxent.dask
+    >>> logits, labels = da.zeros((1000, 4), chunks=(100, 2)), da.arange(1000, chunks=300) % 4
+    >>> fastxent.dask.score(logits, labels).compute().accuracy
+    0.25
+    """
+    new_scorer = partial(Scorer, **options, threads=_as_threads(threads))
+    ignore_index = new_scorer().options["ignore_index"]  # complains about the options here and now
+    batch = _Batch("predictions", predictions, target, axis, None, sample_weight, ignore_index, ids)
+    parts = batch.each_chunk(partial(_score_part, new_scorer, batch.shape), placed=True)
+    whole = _tree(parts, partial(_merge_scorers, new_scorer), partial(_finish_score, new_scorer), OBJECT)
+    return whole.to_delayed().item()
+
+
+# What tasks do: a chunk of rows becomes a part, parts are merged, the whole is rounded
+
+
+def _score_part(
+    new_scorer: Callable[[], Scorer],
+    shape: tuple[int, ...],
+    predictions: np.ndarray,
+    target: np.ndarray,
+    *,
+    starts: tuple[int, ...],
+    sample_weight: np.ndarray | None = None,
+    ids: np.ndarray | None = None,
+) -> Scorer:
+    """A score card of the rows that begin at `starts` in the whole, of leading shape `shape`."""
+    rows, start = predictions.shape[:-1], None
+    if rows[1:] == shape[1:]:  # they follow one another in the whole
+        start = starts[0] * math.prod(shape[1:])
+    elif ids is None:
+        ids = np.ravel_multi_index(np.ix_(*(np.arange(i, i + n) for i, n in zip(starts, rows))), shape)
+    return new_scorer().update(predictions, target, start=start, ids=ids, sample_weight=sample_weight)
+
+
+def _merge_scorers(new_scorer: Callable[[], Scorer], parts: Iterable[Scorer]) -> Scorer:
+    merged = new_scorer()
+    for part in parts:
+        merged.merge(part)
+    return merged
+
+
+def _finish_score(new_scorer: Callable[[], Scorer], parts: Iterable[Scorer]) -> Score:
+    result = _merge_scorers(new_scorer, parts).result()
+    if not result.weight > 0:
+        _warn_clients(NOTHING_SCORED)
+    return result
+
+
+def _merge_sums(parts: Iterable[np.ndarray]) -> np.ndarray:
+    merged = new_sums("sum")
+    for part in parts:
+        for into, sums in zip(merged, part):
+            exact_sum_merge(into, sums)
+    return merged
+
+
+def _finish_sums(reduction: str, parts: Iterable[np.ndarray]) -> np.float64:
+    total, weight = values_of(_merge_sums(parts))
+    if reduction == "mean" and weight == 0.0:
+        _warn_clients(NO_ROWS)
+    return np.float64(total if reduction == "sum" else divide(total, weight))
+
+
+def _warn_clients(message: str) -> None:
+    """A warning in a worker stays there: pass it on to the clients."""
+    if "distributed.worker" in sys.modules:
+        from distributed.worker import get_worker, warn
+
+        with contextlib.suppress(ValueError):  # this is no worker
+            get_worker()
+            warn(message, RuntimeWarning)
+
+
+# Graphs
+
+
+class _Batch:
+    """Checked predictions, class axis last, and what else has their rows, in the same chunks of rows."""
+
+    def __init__(
+        self,
+        name: str,
+        predictions: Any,
+        target: Any,
+        axis: int,
+        weight: Any,
+        sample_weight: Any,
+        ignore_index: int | None,
+        ids: Any = None,
+    ) -> None:
+        from dask.array import Array, from_array, moveaxis
+        from dask.layers import ArraySliceDep
+
+        z, stand_in = _class_last(predictions, name, axis)
+        given = {"target": target, "weight": weight, "sample_weight": sample_weight, "ids": ids}
+        given = {key: x for key, x in given.items() if x is not None or key == "target"}
+        lazy = {key: _known(x, key) for key, x in given.items() if isinstance(x, Array)}
+        looks = {key: _stand_in(lazy[key]) if key in lazy else x for key, x in given.items()}
+        checked = checks.as_batch(
+            name, stand_in, looks["target"], axis, looks.get("weight"), looks.get("sample_weight"), ignore_index
+        )
+        plain = {key: checks.array_of(getattr(checked, key)) for key in given if key != "ids"}
+        if isinstance(checked.target, Predictions):
+            lazy |= {key: moveaxis(x, axis, -1) for key, x in lazy.items() if key == "target"}
+        if ids is not None:
+            plain["ids"] = ids_of(looks["ids"], checked.predictions.shape)
+
+        self._single = checked.predictions.shape == ()  # one row, given without a leading dimension: it gets one here
+        self.shape = checked.predictions.shape or (1,)
+        z = z[None] if self._single else z
+        cells = tuple(range(z.ndim))
+        self._rows, classes = cells[:-1], cells[-1:]
+        self._names = tuple(given)
+        self._pairs: list[Any] = [ArraySliceDep(z.chunks[:-1]), self._rows, z, cells]
+        for key in given:
+            x = lazy.get(key, plain[key])
+            x = x[None] if self._single and key != "weight" else x
+            axes = classes if key == "weight" else cells[: x.ndim]
+            chunks = tuple(z.chunks[k] for k in axes)
+            self._pairs += [x.rechunk(chunks) if key in lazy else from_array(x, chunks=chunks), axes]
+
+    def each_row(self, function: Callable[..., Any]) -> "Array":
+        """A function's number for each row, lazily: float64, of the leading shape."""
+        call = partial(_on_chunk, function, self._names, self.shape)
+        rows = _blockwise(call, self._rows, self._pairs, F64, token="rows")
+        return rows[0] if self._single else rows
+
+    def each_chunk(self, function: Callable[..., Any], placed: bool = False) -> "Array":
+        """A function's result for each chunk, lazily; where ``placed``, it is told where the chunk begins."""
+        call = partial(_on_chunk, function, self._names, self.shape, placed=placed)
+        single = dict.fromkeys(self._rows, 1)
+        return _blockwise(call, self._rows, self._pairs, OBJECT, token="parts", adjust_chunks=single)
+
+
+def _on_chunk(
+    function: Callable[..., Any],
+    names: tuple[str, ...],
+    shape: tuple[int, ...],
+    place: tuple[slice, ...],
+    *blocks: Any,
+    placed: bool = False,
+) -> Any:
+    """Call a function with a chunk's arrays; its errors name rows by their place in the whole, of leading shape."""
+    predictions, *others = map(_whole_rows, blocks)
+    starts = tuple(cut.start for cut in place)
+    more = {"starts": starts} if placed else {}
+    with checks.part_of(shape, starts):
+        return function(predictions, **dict(zip(names, others)), **more)
+
+
+def _whole_rows(block: Any) -> Any:
+    """A block, out of the list of all blocks along the class axis: it is the only one."""
+    return block[0] if isinstance(block, list) else block
+
+
+def _on_logits(function: Callable[..., Any], block: Any, **options: Any) -> Any:
+    return function(_whole_rows(block), **options)
+
+
+def _blockwise(
+    function: Callable[..., Any], axes: tuple[int, ...], pairs: list[Any], dtype: np.dtype, token: str, **more: Any
+) -> "Array":
+    from dask.array import blockwise
+
+    more |= {"token": f"fastxent-{token}", "dtype": dtype, "meta": np.empty((0,) * len(axes), dtype)}
+    return blockwise(function, axes, *pairs, align_arrays=False, **more)  # the chunks agree already
+
+
+def _tree(
+    parts: "Array", merge: Callable[[Iterable[Any]], Any], finish: Callable[[Iterable[Any]], Any], dtype: np.dtype
+) -> "Array":
+    """Parts merged in a tree and finished: a lazy array without dimensions."""
+    from dask.array import reduction
+
+    steps = {"chunk": _itself, "combine": partial(_join, merge), "aggregate": partial(_join, finish)}
+    return reduction(parts, **steps, name="fastxent", concatenate=False, dtype=dtype, meta=np.empty((), dtype))
+
+
+def _itself(part: Any, axis: Any, keepdims: Any) -> Any:
+    return part
+
+
+def _join(function: Callable[[Iterable[Any]], Any], parts: Any, axis: Any, keepdims: Any) -> Any:
+    from dask.core import flatten
+
+    return function(flatten(parts))
+
+
+def _same_shape(
+    function: Callable[..., Any], logits: Any, axis: int, temperature: float, threads: int | None
+) -> "Array":
+    """softmax and its like."""
+    from dask.array import moveaxis
+
+    z, stand_in = _class_last(logits, "logits", axis)
+    options = {"temperature": checks.as_temperature(temperature), "threads": _as_threads(threads)}
+    dtype = checks.result_dtype(checks.as_predictions(stand_in, "logits", axis))
+    cells = tuple(range(z.ndim))
+    result = _blockwise(partial(_on_logits, function, **options), cells, [z, cells], dtype, token=function.__name__)
+    return moveaxis(result, -1, axis)
+
+
+def _class_last(x: Any, name: str, axis: int) -> tuple["Array", np.ndarray]:
+    """A dask array with its class axis last, in one chunk; and what stands in for it, as it was, in checks."""
+    from dask.array import moveaxis
+
+    array = _known(x, name)
+    stand_in = _stand_in(array)
+    checks.as_predictions(stand_in, name, axis)
+    return moveaxis(array, axis, -1).rechunk({array.ndim - 1: -1}), stand_in
+
+
+def _known(x: Any, name: str) -> "Array":
+    """A dask array whose chunks' sizes are known."""
+    from dask.array import Array
+
+    if not isinstance(x, Array):
+        raise TypeError(f"{name}: {kind_of(x)}; need a dask array (fastxent's own functions take other arrays)")
+    if any(math.isnan(size) for size in x.shape):
+        raise ValueError(f"{name}: the sizes of its chunks are unknown; call its compute_chunk_sizes() first")
+    return x
+
+
+def _stand_in(array: "Array") -> np.ndarray:
+    """An array of the same shape and dtype that takes no memory: what checks shapes and dtypes takes it for real."""
+    return np.broadcast_to(np.zeros((), array.dtype), array.shape)
+
+
+def _as_threads(threads: int | None) -> int | None:
+    limited(threads)  # complains here and now
+    return threads
