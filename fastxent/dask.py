@@ -205,7 +205,8 @@ def score(
     Returns
     -------
     Delayed
-        Of a `Score`.
+        Of a `Score`. Compute it in a call of its own: dask 2026.8 mixes up the results of a call where arrays and
+        Delayed objects meet.
 
     Raises
     ------
