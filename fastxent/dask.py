@@ -61,7 +61,7 @@ def logsumexp(logits: "Array", *, axis: int = -1, temperature: float = 1.0, thre
     array([0.69314718, 0.69314718, 0.69314718, 0.69314718])
     """
     z, _ = _class_last(logits, "logits", axis)
-    options = {"temperature": checks.as_temperature(temperature), "threads": _as_threads(threads)}
+    options: dict[str, Any] = {"temperature": checks.as_temperature(temperature), "threads": _as_threads(threads)}
     cells = tuple(range(z.ndim))
     return _blockwise(partial(_on_logits, losses.logsumexp, **options), cells[:-1], [z, cells], F64, token="logsumexp")
 
@@ -165,7 +165,7 @@ def cross_entropy(
     np.float64(1.3862943611198906)
     """
     batch = _Batch("logits", logits, target, axis, weight, sample_weight, ignore_index)
-    options = {
+    options: dict[str, Any] = {
         "ignore_index": ignore_index,
         "label_smoothing": checks.as_smoothing(label_smoothing),
         "temperature": checks.as_temperature(temperature),
@@ -332,7 +332,7 @@ class _Batch:
         self._names = tuple(given)
         self._pairs: list[Any] = [ArraySliceDep(z.chunks[:-1]), self._rows, z, cells]
         for key in given:
-            x = lazy.get(key, plain[key])
+            x: Any = lazy.get(key, plain[key])
             x = x[None] if self._single and key != "weight" else x
             axes = classes if key == "weight" else cells[: x.ndim]
             chunks = tuple(z.chunks[k] for k in axes)
@@ -412,7 +412,7 @@ def _same_shape(
     from dask.array import moveaxis
 
     z, stand_in = _class_last(logits, "logits", axis)
-    options = {"temperature": checks.as_temperature(temperature), "threads": _as_threads(threads)}
+    options: dict[str, Any] = {"temperature": checks.as_temperature(temperature), "threads": _as_threads(threads)}
     dtype = checks.result_dtype(checks.as_predictions(stand_in, "logits", axis))
     cells = tuple(range(z.ndim))
     result = _blockwise(partial(_on_logits, function, **options), cells, [z, cells], dtype, token=function.__name__)
