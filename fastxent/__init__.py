@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastxent.ahead import warmup
+    from fastxent.linear import linear_cross_entropy
     from fastxent.losses import (
         binary_cross_entropy,
         binary_log_loss,
@@ -37,6 +38,7 @@ __all__ = [
     "entropy",
     "get_threads",
     "kl_divergence",
+    "linear_cross_entropy",
     "log_likelihood",
     "log_loss",
     "log_softmax",
@@ -55,6 +57,7 @@ _HOMES = {
     "Scorer": "scoring",
     "score": "scoring",
     "get_threads": "threads",
+    "linear_cross_entropy": "linear",
     "set_threads": "threads",
     "warmup": "ahead",
 }

@@ -94,7 +94,7 @@ def row_slices(
     if out is not None:
         arrays.append(out)
         dtypes.append(first.dtype)
-    sizes = (1, first.n_rows) if len(first.shape) <= 1 else _merged_sizes(first.shape, arrays)
+    sizes = (1, first.n_rows) if len(first.shape) <= 1 else merged_sizes(first.shape, arrays)
     tangled = len(sizes) > 2 or (sizes[0] > 1 and sizes[1] * first.n_classes < FEW_ELEMENTS)
     copied = [tangled or not _is_native(array, dtype) for array, dtype in zip(arrays, dtypes)]
     read = first.n_classes * sum(array.itemsize for array in arrays)
@@ -155,7 +155,7 @@ def _block_indices(sizes: tuple[int, ...], limit: int) -> Iterator[tuple[slice, 
             yield (*outer, slice(i, min(i + step, sizes[axis])))
 
 
-def _merged_sizes(shape: tuple[int, ...], arrays: list[np.ndarray]) -> tuple[int, ...]:
+def merged_sizes(shape: tuple[int, ...], arrays: list[np.ndarray]) -> tuple[int, ...]:
     """At least two sizes: the leading axes, neighbours merged where the strides of every array allow it."""
     merged: list[tuple[int, tuple[int, ...]]] = []
     for axis, size in enumerate(shape):

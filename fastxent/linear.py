@@ -1,0 +1,121 @@
+"""Linear cross-entropy: classes scored from hidden states and a classifier, the logits never all there."""
+
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from fastxent import checks
+from fastxent.linear_blocks import blas_threads, losses
+from fastxent.linear_checks import as_linear_batch
+from fastxent.reductions import reduce, values_of
+from fastxent.slices import F64
+
+__all__ = ["linear_cross_entropy"]
+
+
+def linear_cross_entropy(
+    hidden: ArrayLike,
+    linear_weight: ArrayLike,
+    target: ArrayLike,
+    *,
+    linear_bias: ArrayLike | None = None,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    reduction: str = "mean",
+    return_lse: bool = False,
+    return_rank: bool = False,
+    out: Any = None,
+    threads: int | None = None,
+) -> Any:
+    """Cross-entropy of a linear classifier, l_i = -w_y ln softmax(z_i / T)_y with z_i = W h_i + b, in blocks.
+
+    Logits are made by BLAS for some rows and some classes at a time, folded into the rows' sums, and forgotten: memory
+    besides the inputs stays below 64 MB however many rows and classes there are. With a soft cap c the logits are
+    c tanh(z / c).
+
+    Parameters
+    ----------
+    hidden : array, shape (..., D), float16, bfloat16, float32, float64 or integers
+        Hidden states h.
+    linear_weight : array, shape (V, D), of any such dtype
+        The classifier W, one row a class. float16 and bfloat16 are widened block by block.
+    target : integer array, shape (...)
+        Class indices 0..V-1. Distributions are not supported.
+    linear_bias : array, shape (V,), optional
+        b; -inf masks a class.
+    weight : array, shape (V,), optional
+        Class weights w: finite, at least 0.
+    sample_weight : array, shape (...), optional
+        Row weights s: finite, at least 0.
+    ignore_index : int, optional
+        Rows with this label are not read: loss 0, weight 0 in the mean.
+    label_smoothing : float
+        ε in [0, 1], as in `cross_entropy`.
+    temperature : float
+        T: positive, finite.
+    softcap : float, optional
+        c: positive, finite.
+    reduction : {"mean", "sum", "none"}
+        As in `cross_entropy`.
+    return_lse : bool
+        Return each row's ln Σ_k exp(z_k / T) as well.
+    return_rank : bool
+        Return each row's rank of the label as well: how many classes stand before it.
+    out : float64 array, optional
+        Where to put the loss. Shape (...) for "none", () otherwise.
+    threads : int, optional
+        At most so many threads for BLAS, which needs threadpoolctl; the rest takes one.
+
+    Returns
+    -------
+    float, or float64 array of shape (...) for reduction="none"
+        In nats; NaN and inf as in `cross_entropy`. With ``return_lse`` or ``return_rank`` a tuple: the loss, then a
+        float64 array of shape (...) in nats (NaN for a row that is ignored or has no softmax), then an int64 array of
+        shape (...) (-1 for such rows).
+
+    Raises
+    ------
+    ValueError, TypeError
+        One line that names the argument, the first offending row and the value.
+
+    Notes
+    -----
+    Products are float64 where an argument is (or T is beyond 2^±20), float32 otherwise, and as exact as BLAS makes
+    them: a run with the same library, threads and shapes gives the same bits, another one may not. The label's own
+    logit is a dot product apart, rounded once. Given these logits the loss is as accurate as that of `cross_entropy`,
+    and sums and means are correctly rounded from the rows' losses.
+
+    The rank counts z_k > z_y, and z_k = z_y for k < y, so rank 0 is NumPy's argmax; classes whose exact logits are
+    nearer to the label's than rounding in the products may be counted on either side.
+
+    References
+    ----------
+    Wijmans et al.: Cut your losses in large-vocabulary language models, ICLR (2025).
+
+    Examples
+    --------
+    >>> import numpy as np, fastxent
+    >>> hidden, classifier = np.array([[1.0, 2.0], [0.0, 1.0]]), np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> loss, rank = fastxent.linear_cross_entropy(hidden, classifier, [2, 0], return_rank=True)
+    >>> print(round(loss, 6), rank)
+    1.134774 [0 2]
+    """
+    data = linear_bias, weight, sample_weight, ignore_index, label_smoothing, temperature, softcap
+    batch = as_linear_batch(hidden, linear_weight, target, *data)
+    none = checks.as_reduction(reduction) == "none"
+    array = checks.as_output(out, batch.hidden.shape if none else (), F64)
+    with blas_threads(threads):
+        rows, sums, lse, rank = losses(batch, reduction, return_lse, return_rank)
+    shape = batch.hidden.shape
+    loss: Any = reduce(reduction, rows, *values_of(sums), shape)
+    if array is not None:
+        array[...] = loss
+        loss = out
+    elif none and not shape:
+        loss = loss[()]
+    extra = tuple(x.reshape(shape)[()] for x in (lse, rank) if x is not None)
+    return (loss, *extra) if extra else loss
