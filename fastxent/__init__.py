@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastxent.ahead import warmup
+    from fastxent.gradients import binary_cross_entropy_value_and_grad, cross_entropy_value_and_grad
     from fastxent.linear import linear_cross_entropy
     from fastxent.losses import (
         binary_cross_entropy,
@@ -33,8 +34,10 @@ __all__ = [
     "Scorer",
     "__version__",
     "binary_cross_entropy",
+    "binary_cross_entropy_value_and_grad",
     "binary_log_loss",
     "cross_entropy",
+    "cross_entropy_value_and_grad",
     "entropy",
     "get_threads",
     "kl_divergence",
@@ -56,6 +59,8 @@ _HOMES = {
     "Score": "scoring",
     "Scorer": "scoring",
     "score": "scoring",
+    "binary_cross_entropy_value_and_grad": "gradients",
+    "cross_entropy_value_and_grad": "gradients",
     "get_threads": "threads",
     "linear_cross_entropy": "linear",
     "set_threads": "threads",

@@ -7,7 +7,7 @@ offending row; ``Batch.error`` turns that report into a message.
 
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -61,6 +61,13 @@ class Batch:
 
     def slices(self, max_rows: int | None = None) -> Iterator[tuple[int, int, np.ndarray, np.ndarray, np.ndarray]]:
         """Yield (start, stop, z, t, s): predictions and soft target 3-D, labels int64 and weights float64 1-D."""
+        for start, stop, z, t, s, _ in self.slices_beside((), max_rows):
+            yield start, stop, z, t, s
+
+    def slices_beside(
+        self, outs: Sequence[np.ndarray], max_rows: int | None = None
+    ) -> Iterator[tuple[int, int, np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]]:
+        """The same with the views of outputs of the predictions' shape, as `slices.row_slices` has them."""
         predictions, target, sample_weight = self.predictions, self.target, self.sample_weight
         matrices, labels = [predictions], None
         if isinstance(target, Predictions):
@@ -72,11 +79,11 @@ class Batch:
         per_row = 0 if labels is None or is_ready(labels, I64) else 8
         per_row += 0 if sample_weight is None else 8
         s = ABSENT
-        for start, stop, views in row_slices(matrices, per_row, max_rows):
+        for start, stop, views in row_slices(matrices, per_row, max_rows, outs):
             t = views[1] if labels is None else rows_cut(labels, start, stop, I64)
             if sample_weight is not None:
                 s = sample_weight_slice(sample_weight, start, stop, predictions.shape)
-            yield start, stop, views[0], t, s
+            yield start, stop, views[0], t, s, views[len(matrices) :]
 
     def whole(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """The (z, t, s) of slices() if one slice holds all rows as they are, as in the usual small call; or None."""
@@ -413,9 +420,26 @@ def as_eps(value: Any) -> float:
 
 def as_log_loss_options(eps: Any, normalize: Any, sum_tol: Any) -> tuple[float, bool, float]:
     """(eps in [0, 0.5), normalize, sum_tol >= 0)."""
-    if not isinstance(normalize, (bool, np.bool_)):
-        raise TypeError(f"normalize: {normalize!r:.60} is neither True nor False")
-    return as_eps(eps), bool(normalize), as_real(sum_tol, "sum_tol", 0.0, math.inf)
+    return as_eps(eps), as_flag(normalize, "normalize"), as_real(sum_tol, "sum_tol", 0.0, math.inf)
+
+
+def as_grad_scale(value: Any, reduction: str, shape: tuple[int, ...]) -> tuple[float, np.ndarray | None]:
+    """(a finite number, None); or (1, one number a row), for reduction="none" alone."""
+    if not (hasattr(value, "shape") and len(value.shape) > 0) and not isinstance(value, (list, tuple)):
+        return as_real(value, "grad_scale", -math.inf, math.inf, open_low=True, open_high=True), None
+    if reduction != "none":
+        raise ValueError(f"grad_scale: one number a row needs reduction='none', not {reduction!r}; pass one number")
+    array = _real_array(value, "grad_scale")
+    if array.shape != shape:
+        raise ValueError(f"grad_scale: shape {array.shape}; need a number or one a row, shape {shape}")
+    return 1.0, array
+
+
+def as_flag(value: Any, name: str) -> bool:
+    """True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: {value!r:.60} is neither True nor False")
+    return bool(value)
 
 
 def as_pos_weight(value: Any) -> float:

@@ -773,12 +773,12 @@ def _same_shape(
     dtype = checks.result_dtype(z)
     array = checks.as_output(out, checks.full_shape(z, axis), dtype)
     into = None if array is None else np.moveaxis(array, axis, -1)
-    if into is None or (_may_overlap(into, z.array) and not _same_memory(into, z.array)):
-        result = np.empty(z.array.shape, dtype) if isinstance(z.array, Pieces) else np.empty_like(z.array, dtype=dtype)
+    if into is None or (may_overlap(into, z.array) and not same_memory(into, z.array)):
+        result = empty_like(z, dtype)
     else:
         result = into
     with limited(threads):
-        for _, _, (view, result_view) in row_slices([z], out=result.view(BF16) if z.bfloat16 else result):
+        for _, _, (view, result_view) in row_slices([z], outs=[result.view(BF16) if z.bfloat16 else result]):
             driver(view, temperature, result_view)
     if into is None:
         return result if axis == -1 else np.moveaxis(result, -1, axis)
@@ -787,11 +787,16 @@ def _same_shape(
     return out
 
 
-def _may_overlap(a: np.ndarray, b: ArrayOrPieces) -> bool:
+def empty_like(z: Predictions, dtype: np.dtype) -> np.ndarray:
+    """Room for a result of the predictions' shape, and layout where they have one."""
+    return np.empty(z.array.shape, dtype) if isinstance(z.array, Pieces) else np.empty_like(z.array, dtype=dtype)
+
+
+def may_overlap(a: np.ndarray, b: ArrayOrPieces) -> bool:
     return isinstance(b, Pieces) or np.may_share_memory(a, b)
 
 
-def _same_memory(a: np.ndarray, b: ArrayOrPieces) -> bool:
+def same_memory(a: np.ndarray, b: ArrayOrPieces) -> bool:
     """Whether entries of the same index are the same memory: then writing one after reading the other is safe."""
     if isinstance(b, Pieces):
         return False

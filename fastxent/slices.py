@@ -58,7 +58,7 @@ class Predictions:
 
 
 def row_slices(
-    matrices: Sequence[Predictions], per_row: int = 0, max_rows: int | None = None, out: np.ndarray | None = None
+    matrices: Sequence[Predictions], per_row: int = 0, max_rows: int | None = None, outs: Sequence[np.ndarray] = ()
 ) -> Iterator[tuple[int, int, list[np.ndarray]]]:
     """Cut matrices of one shape into the same rows: yield (start, stop, one (outer, inner, C) view of each).
 
@@ -70,30 +70,25 @@ def row_slices(
         Bytes that the caller copies besides, per row.
     max_rows : int, optional
         Most rows of a slice.
-    out : array, optional
-        Of the same shape; bfloat16's bits as int16. Comes last among the views, in the kernels' dtype of
-        ``matrices[0]``;
-        what the caller wrote there is stored when the next slice is asked for.
+    outs : sequence of arrays
+        Of the same shape; bfloat16's bits as int16. They come last among the views, in the kernels' dtype of
+        ``matrices[0]``; what the caller wrote there is stored when the next slice is asked for.
     """
     first = matrices[0]
     if first.n_rows == 0:
         return
     arrays = [m.array for m in matrices]
-    if (
-        out is None and not per_row and max_rows is None and all(map(is_whole, matrices))
-    ):  # the usual small call, quickly
+    if not outs and not per_row and max_rows is None and all(map(is_whole, matrices)):  # the usual small call, quickly
         yield 0, first.n_rows, [array.reshape(1, first.n_rows, first.n_classes) for array in arrays]
         return
     if any(isinstance(array, Pieces) for array in arrays):
         for start, stop in _reaches(matrices):
-            parts, into = [m.rows(start, stop) for m in matrices], None if out is None else out[start:stop]
+            parts, into = [m.rows(start, stop) for m in matrices], [out[start:stop] for out in outs]
             for low, high, views in row_slices(parts, per_row, max_rows, into):
                 yield start + low, start + high, views
         return
-    dtypes = [m.dtype for m in matrices]
-    if out is not None:
-        arrays.append(out)
-        dtypes.append(first.dtype)
+    dtypes = [m.dtype for m in matrices] + [first.dtype] * len(outs)
+    arrays += outs
     sizes = (1, first.n_rows) if len(first.shape) <= 1 else merged_sizes(first.shape, arrays)
     tangled = len(sizes) > 2 or (sizes[0] > 1 and sizes[1] * first.n_classes < FEW_ELEMENTS)
     copied = [tangled or not _is_native(array, dtype) for array, dtype in zip(arrays, dtypes)]
@@ -117,12 +112,13 @@ def row_slices(
         three = (*((1, rows) if all(copied) else lead), first.n_classes)
         ready = []
         for i, (block, buffer) in enumerate(zip(blocks, buffers)):
-            if buffer is not None and (out is None or i < len(matrices)):
+            if buffer is not None and i < len(matrices):
                 widen(block, buffer[: block.size].reshape(block.shape), matrices[i].bfloat16)
             ready.append(block if buffer is None else buffer[: block.size].reshape(three))
         yield start, start + rows, ready
-        if out is not None and buffers[-1] is not None:
-            np.copyto(blocks[-1], ready[-1].reshape(blocks[-1].shape), casting="unsafe")
+        for block, buffer, made in list(zip(blocks, buffers, ready))[len(matrices) :]:
+            if buffer is not None:
+                np.copyto(block, made.reshape(block.shape), casting="unsafe")
         start += rows
 
 

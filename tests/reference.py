@@ -353,6 +353,23 @@ def exact_cross_entropy(z, target, weight=None, label_smoothing=0.0, temperature
     return total
 
 
+def exact_gradient(z, coefficients, temperature=1.0):
+    """[(gradient, what its error is measured on, Hessian's diagonal, M q)] of Σ c_k (-ln q_k), times T and T^2.
+
+    q_k (M - c_k) - c_k (1 - q_k) with M = Σ c, beside the sum of both terms; and M q_k (1 - q_k).
+    """
+    if _is_invalid(z):
+        return [(NAN, NAN, NAN, NAN)] * len(z)
+    c = [exact(x) if not isinstance(x, EXACT.mpf) else x for x in coefficients]
+    mass, found = EXACT.fsum(c), exact_distribution(z, temperature)
+    result = []
+    for v, own in zip(z, c, strict=True):
+        _, q, minus_log = found.get(float(v), (1, EXACT.mpf(0), INF))
+        rest = -EXACT.expm1(-minus_log)
+        result.append((q * (mass - own) - own * rest, q * (mass - own) + own * rest, mass * q * rest, mass * q))
+    return result
+
+
 def exact_log_loss(probs, target, weight=None, eps=0.0, normalize=False):
     """-Σ_k w_k p_k ln(clip(q_k, eps, 1 - eps)), q divided by its sum first when asked."""
     c = len(probs)

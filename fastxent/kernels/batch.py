@@ -275,7 +275,7 @@ def _two_product(a: float, b: float) -> tuple[float, float]:
     return product, ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2
 
 
-def _wide_enough(z: np.ndarray, temperature: float) -> np.ndarray:
+def wide_enough(z: np.ndarray, temperature: float) -> np.ndarray:
     """Logits as float64 where 1/T has no accurate float32 words."""
     return z if 2.0**-20 <= temperature <= 2.0**20 or z.dtype == np.float64 else widened(z).astype(np.float64)
 
@@ -285,7 +285,7 @@ def _wide_enough(z: np.ndarray, temperature: float) -> np.ndarray:
 
 def hard_cross_entropy(z, labels, s, class_weight, has_ignore, ignore_index, label_smoothing, temperature):
     """Cross-entropy of logits and class indices."""
-    z, n = _wide_enough(z, temperature), z.shape[2]
+    z, n = wide_enough(z, temperature), z.shape[2]
     options = settings(n, has_ignore, ignore_index, temperature, label_smoothing)
     if label_smoothing != 0.0:
         chunk = chunks.smoothed_cross_entropy
@@ -296,7 +296,7 @@ def hard_cross_entropy(z, labels, s, class_weight, has_ignore, ignore_index, lab
 
 def soft_cross_entropy(z, target, s, class_weight, label_smoothing, temperature):
     """Cross-entropy of logits and distributions."""
-    z = _wide_enough(z, temperature)
+    z = wide_enough(z, temperature)
     options = settings(z.shape[2], False, 0, temperature, label_smoothing)
     return Call(chunks.soft_cross_entropy, z, target, options, z.size, _NO_LABELS, s, class_weight)
 
@@ -355,7 +355,7 @@ def _binary(x, target, s, options):
 
 def logsumexp(z, temperature):
     """ln Σ e^(z/T) of each row."""
-    z, n = _wide_enough(z, temperature), z.shape[2]
+    z, n = wide_enough(z, temperature), z.shape[2]
     chunk = distributions.logsumexp_tiles if n <= TILE_CLASSES else distributions.logsumexp
     return Call(chunk, z, z, settings(n, False, 0, temperature), z.size)
 
@@ -371,7 +371,7 @@ def log_softmax(z, temperature, out):
 
 
 def _same_shape(chunk, z, temperature, out):
-    wide = _wide_enough(z, temperature)
+    wide = wide_enough(z, temperature)
     result = out if wide is z else np.empty(z.shape)
     streaming = result.nbytes >= STREAM_BYTES and result.flags.aligned and not np.may_share_memory(wide, result)
     options = settings(z.shape[2], temperature=temperature, flag=streaming)
@@ -428,7 +428,7 @@ def made_rows(card: ScoreRows) -> tuple[Any, ...]:
 
 def score_call(kind, z, labels, has_ignore, ignore_index, eps, normalize, sum_tol, temperature):
     """A ScoreCall for class indices."""
-    z, n = _wide_enough(z, temperature), z.shape[2]
+    z, n = wide_enough(z, temperature), z.shape[2]
     options = settings(n, has_ignore, ignore_index, temperature, 0.0, normalize, kind, eps, sum_tol)
     logits = cards.score_logits_tiles if n <= TILE_CLASSES else cards.score_logits
     chunk = logits if kind == LOGITS else cards.score_probabilities
@@ -437,7 +437,7 @@ def score_call(kind, z, labels, has_ignore, ignore_index, eps, normalize, sum_to
 
 def score_call_soft(kind, z, target, eps, normalize, sum_tol, temperature):
     """The same for distributions; the rank is 0."""
-    z = _wide_enough(z, temperature)
+    z = wide_enough(z, temperature)
     options = settings(z.shape[2], False, 0, temperature, 0.0, normalize, kind, eps, sum_tol)
     chunk = cards.score_logits_soft if kind == LOGITS else cards.score_probabilities_soft
     return ScoreCall(Call(chunk, z, target, options, z.size))

@@ -22,10 +22,12 @@ OK, LABEL, NOT_PROBABILITY, ROW_SUM, POSITIVE_LOG_PROB, TARGET_NEGATIVE, TARGET_
 
 DISTRIBUTION_TOL = 1e-3  # how far from 1 a distribution may sum, where no option says
 
-# A call's options by position: two views (see above), then whole numbers, six addresses for cards.py; and reals.
+# A call's options by position: two views (see above), then whole numbers, six addresses for cards.py or, in the same
+# place, gradient_chunks.py's two views and an address; and reals.
 N, HAS_IGNORE, IGNORE, FLAG, KIND, CARD = range(10, 16)
-N_INTEGERS = CARD + 6
-SCALE, SCALE_LOW, KEEP, SPREAD, EPS, SUM_TOL, POS_WEIGHT, N_REALS = range(8)
+GRADIENT, HESSIAN, ROW_SCALES = CARD, CARD + 5, CARD + 10
+N_INTEGERS = ROW_SCALES + 1
+SCALE, SCALE_LOW, KEEP, SPREAD, EPS, SUM_TOL, POS_WEIGHT, GRADIENT_SCALE, HESSIAN_SCALE, N_REALS = range(10)
 
 # Rows whose classes are apart are copied together, about so many elements at a time, and no fewer rows than make up a
 # cache line of float32.

@@ -1,0 +1,237 @@
+"""Losses with their gradient and Hessian diagonal, for fitting: one read of the logits, one write of the gradient.
+
+Shapes as in losses.py, and so are the losses, bit for bit.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastxent import checks
+from fastxent.checks import ABSENT, Batch
+from fastxent.kernels import gradient_calls
+from fastxent.kernels.exactsum import exact_sum_add_block
+from fastxent.losses import empty_like, may_overlap, same_memory
+from fastxent.reductions import WEIGHTS, new_sums, reduce, values_of
+from fastxent.slices import BF16, COPY_BYTES, F64, Predictions, rows_cut
+from fastxent.threads import limited
+
+__all__ = ["binary_cross_entropy_value_and_grad", "cross_entropy_value_and_grad"]
+
+Driver = Callable[..., Any]
+
+
+def cross_entropy_value_and_grad(
+    logits: ArrayLike,
+    target: ArrayLike,
+    *,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    reduction: str = "mean",
+    grad_scale: ArrayLike = 1.0,
+    hessian: bool = False,
+    axis: int = -1,
+    out: Any = None,
+    threads: int | None = None,
+) -> Any:
+    """Cross-entropy of softmax predictions with its gradient, dL/dz_k = (q_k Σ_j c_j - c_k) / T, q = softmax(z / T).
+
+    c_k = w_k p_k are the target's coefficients: w_y at a label y and 0 elsewhere, so that the label's entry is
+    -w_y S / (1 + S) / T, with S the sum of the other classes' terms relative to its own.
+
+    Parameters
+    ----------
+    logits : array, shape (..., C), float16, bfloat16, float32, float64 or integers
+        -inf is a class of probability 0.
+    target, weight, sample_weight, ignore_index, label_smoothing, temperature, reduction, axis, threads
+        As in `cross_entropy`.
+    grad_scale : float, or with reduction="none" also an array of shape (...)
+        What derivatives are multiplied with before they are rounded to the logits' dtype: so that those of a mean do
+        not underflow in float16, or by the gradient with respect to each loss.
+    hessian : bool
+        Whether to return the diagonal of the Hessian too, Σ_j c_j q_k (1 - q_k) / T^2 of every row, scaled alike.
+    out : array, the logits' shape and dtype, optional
+        Where to put the gradient; returned. May be the logits themselves. After an error it holds anything.
+
+    Returns
+    -------
+    loss : float, or float64 array of shape (...) for reduction="none"
+        In nats: what `cross_entropy` returns for the same arguments, bit for bit.
+    grad : array, the logits' shape and dtype
+        grad_scale times the derivatives of the reduced loss with respect to the logits (in nats a logit), of each
+        row's own loss for reduction="none"; float64 for integers. Rows that are ignored, and all rows where no row has
+        weight, are 0. Rows with a NaN or +inf, or nothing but -inf, are NaN. A class at -inf has 0, unless the target
+        gives it weight: then the loss is inf and the entry is the formula's -c_k / T, as in torch.
+    hess : array, the logits' shape and dtype
+        Only if `hessian`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        One line that names the argument, the first offending row and the value.
+
+    References
+    ----------
+    Bishop: Pattern Recognition and Machine Learning, section 4.3.4. Conventions: torch.nn.CrossEntropyLoss.
+
+    Examples
+    --------
+    >>> import numpy as np, fastxent
+    >>> loss, grad = fastxent.cross_entropy_value_and_grad(np.array([[0.0, 0.0], [0.0, 100.0]]), [0, 1])
+    >>> grad
+    array([[-2.50000000e-01,  2.50000000e-01],
+           [ 1.86003799e-44, -1.86003799e-44]])
+    """
+    options: tuple[Any, ...] = checks.as_smoothing(label_smoothing), checks.as_temperature(temperature)
+    batch = checks.as_batch("logits", logits, target, axis, weight, sample_weight, ignore_index)
+    if batch.is_hard:
+        driver, options = gradient_calls.hard_gradient, (batch.weight, batch.has_ignore, batch.ignore_index, *options)
+    else:
+        driver, options = gradient_calls.soft_gradient, (batch.weight, *options)
+    return _value_and_grad(batch, driver, options, reduction, grad_scale, hessian, axis, out, threads)
+
+
+def binary_cross_entropy_value_and_grad(
+    logits: ArrayLike,
+    target: ArrayLike,
+    *,
+    pos_weight: float | None = None,
+    sample_weight: ArrayLike | None = None,
+    reduction: str = "mean",
+    grad_scale: ArrayLike = 1.0,
+    hessian: bool = False,
+    out: Any = None,
+    threads: int | None = None,
+) -> Any:
+    """Cross-entropy of one logit a row with its gradient, dL/dz = (1 - t) q - w t (1 - q), q = 1 / (1 + exp(-z)).
+
+    Parameters
+    ----------
+    logits : array, any shape, float16, bfloat16, float32, float64 or integers
+        Log-odds of the positive class.
+    target, pos_weight, sample_weight, reduction, threads
+        As in `binary_cross_entropy`.
+    grad_scale, out
+        As in `cross_entropy_value_and_grad`; an array for `grad_scale` has the logits' shape.
+    hessian : bool
+        Whether to return the second derivative of every row too, (w t + 1 - t) q (1 - q), scaled alike.
+
+    Returns
+    -------
+    loss : float, or float64 array of the logits' shape for reduction="none"
+        In nats: what `binary_cross_entropy` returns for the same arguments, bit for bit.
+    grad : array, the logits' shape and dtype
+        grad_scale times the derivatives of the reduced loss (in nats a logit); NaN for a NaN logit.
+    hess : array, the logits' shape and dtype
+        Only if `hessian`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        One line that names the argument, the first offending row and the value.
+
+    References
+    ----------
+    Bishop: Pattern Recognition and Machine Learning, section 4.3.2. Conventions: torch.nn.BCEWithLogitsLoss.
+
+    Examples
+    --------
+    >>> import numpy as np, fastxent
+    >>> loss, grad, hess = fastxent.binary_cross_entropy_value_and_grad(np.array([0.0, 50.0]), [0, 1], hessian=True)
+    >>> grad
+    array([ 2.50000000e-01, -9.64374924e-23])
+    """
+    options = (checks.as_pos_weight(pos_weight),)
+    batch = checks.as_binary_batch("logits", logits, target, sample_weight)
+    driver = gradient_calls.binary_gradient
+    return _value_and_grad(batch, driver, options, reduction, grad_scale, hessian, None, out, threads)
+
+
+def _value_and_grad(
+    batch: Batch,
+    driver: Driver,
+    options: tuple[Any, ...],
+    reduction: str,
+    grad_scale: Any,
+    hessian: bool,
+    axis: int | None,
+    out: Any,
+    threads: int | None,
+) -> Any:
+    """Run a driver over a batch. ``axis`` is None for one number a row."""
+    z, reduction = batch.predictions, checks.as_reduction(reduction)
+    scale, row_scales = checks.as_grad_scale(grad_scale, reduction, z.shape)
+    wants_hessian = checks.as_flag(hessian, "hessian")
+    shape = z.shape if axis is None else checks.full_shape(z, axis)
+    array = checks.as_output(out, shape, checks.result_dtype(z))
+    into = _classes_last(array, axis)
+    if into is not None and all(same_memory(into, x) or not may_overlap(into, x) for x in _inputs(batch)):
+        gradient = into
+    else:
+        gradient = empty_like(z, checks.result_dtype(z))
+    results = [gradient] + ([np.empty_like(gradient)] if wants_hessian else [])
+    rows = np.empty(z.n_rows) if reduction == "none" else ABSENT
+    sums = new_sums(reduction)
+    with limited(threads):
+        if reduction == "mean":
+            weight = _weight_of(batch)
+            scale = scale / weight if weight != 0.0 else 0.0
+        seen = [result.view(BF16) if z.bfloat16 else result for result in results]
+        for start, stop, x, t, s, (g, *h) in batch.slices_beside(seen):
+            more = ABSENT if row_scales is None else rows_cut(row_scales, start, stop, F64)
+            runner = driver(x, t, s, g, h[0] if h else None, scale, more, *options)
+            row, reason = runner.run(rows[start:stop], sums)
+            if reason:
+                raise batch.error(start + row, reason)
+    loss = reduce(reduction, rows, *values_of(sums), z.shape)
+    if isinstance(loss, np.ndarray) and loss.ndim == 0:
+        loss = loss[()]
+    made = [_classes_back(result, axis) for result in results]
+    if into is not None and gradient is not into:
+        into[...] = gradient
+    return loss, (made[0] if out is None else out), *made[1:]
+
+
+def _inputs(batch: Batch) -> Iterable[np.ndarray]:
+    """The arrays that are still read while results are written."""
+    z, target, s = batch.predictions, batch.target, batch.sample_weight
+    yield from (z.array, target.array if isinstance(target, Predictions) else target, batch.weight)
+    if s is not None:
+        yield s
+
+
+def _classes_last(array: np.ndarray | None, axis: int | None) -> np.ndarray | None:
+    if array is None or axis == -1:
+        return array
+    return array[..., None] if axis is None else np.moveaxis(array, axis, -1)
+
+
+def _classes_back(array: np.ndarray, axis: int | None) -> np.ndarray:
+    if axis is None:
+        array = array[..., 0]
+        return array[()] if array.ndim == 0 else array
+    return array if axis == -1 else np.moveaxis(array, -1, axis)
+
+
+def _weight_of(batch: Batch) -> float:
+    """What the mean divides by: Σ s_i·w_y of the rows that count, or Σ s_i, correctly rounded."""
+    z, target, s = batch.predictions, batch.target, batch.sample_weight
+    sums = new_sums("mean")
+    if isinstance(target, Predictions):
+        if s is None:
+            return float(z.n_rows)
+        for start in range(0, z.n_rows, COPY_BYTES // 8):
+            piece = checks.sample_weight_slice(s, start, min(start + COPY_BYTES // 8, z.n_rows), z.shape)
+            exact_sum_add_block(sums[WEIGHTS], piece, piece.size)
+    else:
+        for start, _, x, t, weights in batch.slices():
+            call = gradient_calls.label_weights(x, t, weights, batch.weight, batch.has_ignore, batch.ignore_index)
+            row, reason = call.run(sums=sums)
+            if reason:
+                raise batch.error(start + row, reason)
+    return values_of(sums)[1]

@@ -1,0 +1,304 @@
+"""A chunk of rows -> their losses, the gradient with respect to the logits, and if wanted the Hessian's diagonal.
+
+Loops as in chunks.py, and the losses are those of its functions, bit for bit. A block of rows is read once from memory:
+its figures and losses first, then each row again, from the cache, for what is written in its place or elsewhere.
+"""
+
+import numpy as np
+
+from fastxent.kernels.binary import any_outside, logit_losses
+from fastxent.kernels.blocks import (
+    GRADIENT,
+    GRADIENT_SCALE,
+    HAS_IGNORE,
+    HESSIAN,
+    HESSIAN_SCALE,
+    IGNORE,
+    KEEP,
+    KIND,
+    LABEL,
+    NOT_PROBABILITY,
+    POS_WEIGHT,
+    ROW_SCALES,
+    SCALE,
+    SCALE_LOW,
+    SPREAD,
+    N,
+    block_rows,
+    copy_buffer,
+    first_view,
+    read_labels,
+    refuse,
+    row_block,
+    second_view,
+    settle,
+    settle_labels,
+    strided,
+)  # fmt: skip
+from fastxent.kernels.chunks import add_distances
+from fastxent.kernels.figures import LABELS, nll_of, row_figures, tile_figures
+from fastxent.kernels.gradients import binary_gradient, fill_row, label_gradient, mixed_gradient, shares_of
+from fastxent.kernels.jit import compiled, inline
+from fastxent.kernels.memory import address, load_some_double, offset, pointer, scratch, store_some_double
+from fastxent.kernels.narrow import read_type
+from fastxent.kernels.simd import first_lanes, splat
+from fastxent.kernels.soft import smoothed_figures, soft_figures
+from fastxent.kernels.tiles import ROWS, TILE_CLASSES, TILE_SIZE
+
+NEAR_ELEMENTS = 1 << 14  # rows are read again so many elements at a time: they stay in the cache
+
+
+@inline
+def view_at(integers, at):
+    """The view that begins there among a call's integers."""
+    return integers[at], integers[at + 1], integers[at + 2], integers[at + 3], integers[at + 4]
+
+
+@inline
+def near_rows(views, i, stop, n, few):
+    """How many of the rows from i on to take together, for the logits and both outputs."""
+    view, o_view, h_view = views
+    m = min(block_rows(view, i, stop, n, few), block_rows(o_view, i, stop, n, n), block_rows(h_view, i, stop, n, n))
+    return min(m, max(16, NEAR_ELEMENTS // n))
+
+
+@inline
+def row_scales(integers, reals, class_weight, sample_weight, label, i, m, scales):
+    """The factor of each of m rows: of its label's class if there are class weights, of the row, and the caller's."""
+    s, more = pointer(sample_weight, i), address(integers[ROW_SCALES], reals)
+    for r in range(m):
+        scale = 1.0
+        if class_weight.size > 0 and label[r] >= 0:
+            scale = class_weight[label[r]]
+        if sample_weight.size > 0:
+            scale = scale * s[r]
+        if integers[ROW_SCALES] != 0:
+            scale = scale * more[i + r]
+        scales[r] = scale
+
+
+@inline
+def place(view, like, i, r, apart):
+    """Where to write row i + r, of rows that are evenly spaced from i on: there, or apart where classes are."""
+    return offset(strided(view, like, i), r * view[2]) if view[3] == 1 else pointer(apart, 0)
+
+
+@inline
+def spread_row(view, like, i, r, apart):
+    """Copy a row that was written apart."""
+    if view[3] != 1:
+        target, source = offset(strided(view, like, i), r * view[2]), pointer(apart, 0)
+        for j in range(apart.size):
+            target[j * view[3]] = source[j]
+
+
+@inline
+def _label_gradients(figures_of, few, start, stop, like, call, work, memory, out, sums, report):
+    """The loop of the two functions below; ``memory`` is room for copied rows, or for a tile."""
+    integers, reals, labels, class_weight, sample_weight = call
+    figures, values, factors, label, shares, scales = work
+    view, n = first_view(integers), integers[N]
+    o_view, h_view = view_at(integers, GRADIENT), view_at(integers, HESSIAN)
+    wants_hessian = integers[KIND] != 0
+    scale, scale_low = reals[SCALE], reals[SCALE_LOW]
+    buffer = copy_buffer(view, like, n, 0)
+    apart, h_apart = np.empty(n if o_view[3] != 1 else 0, like.dtype), np.empty(n if h_view[3] != 1 else 0, like.dtype)
+    i = start
+    while i < stop:
+        m = near_rows((view, o_view, h_view), i, stop, n, 0)
+        bad = read_labels(labels, i, m, n, integers[HAS_IGNORE] != 0, integers[IGNORE], label)
+        if bad >= 0:
+            return refuse(report, bad, LABEL)
+        figures_of(view, like, n, i, m, label, scale, scale_low, figures, memory)
+        nll_of(figures, values, m, scale, scale_low)
+        settle_labels(values, label, m, i, class_weight, sample_weight, True, factors, out, sums)
+        shares_of(pointer(figures, 0), pointer(shares, 0), m, scale, scale_low)
+        row_scales(integers, reals, class_weight, sample_weight, label, i, m, scales)
+        p, step = row_block(view, like, i, m, n, buffer)
+        for r in range(m):
+            targets = place(o_view, like, i, r, apart), place(h_view, like, i, r, h_apart)
+            if label[r] < 0:
+                fill_row(0.0, n, targets, wants_hessian)
+            else:
+                both = reals[GRADIENT_SCALE] * scales[r], reals[HESSIAN_SCALE] * scales[r]
+                k, s = np.float64(figures[1, r]), np.float64(figures[2, r])
+                row = offset(p, r * step)
+                label_gradient(
+                    row, n, label[r], k, s, shares[0, r], shares[1, r], both, scale, scale_low, targets, wants_hessian
+                )
+            spread_row(o_view, like, i, r, apart)
+            if wants_hessian:
+                spread_row(h_view, like, i, r, h_apart)
+        i += m
+
+
+@compiled
+def label_gradients(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
+    """Logits and class indices, without smoothing, rows in groups."""
+    figures = scratch(read_type(like), 4, ROWS)
+    values = scratch(np.float64, 0, ROWS)
+    factors = scratch(np.float64, 0, ROWS)
+    shares = scratch(np.float64, 2, ROWS)
+    scales = scratch(np.float64, 0, ROWS)
+    label = scratch(np.int64, 0, LABELS)
+    call = integers, reals, labels, class_weight, sample_weight
+    work = figures, values, factors, label, shares, scales
+    buffer = copy_buffer(first_view(integers), like, integers[N], 0)
+    _label_gradients(row_figures, 0, start, stop, like, call, work, buffer, out, sums, report)
+
+
+@compiled
+def label_gradients_tiles(
+    start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
+):
+    """The same for few classes, in tiles."""
+    figures = scratch(read_type(like), 4, ROWS)
+    values = scratch(np.float64, 0, ROWS)
+    factors = scratch(np.float64, 0, ROWS)
+    shares = scratch(np.float64, 2, ROWS)
+    scales = scratch(np.float64, 0, ROWS)
+    label = scratch(np.int64, 0, LABELS)
+    call = integers, reals, labels, class_weight, sample_weight
+    work = figures, values, factors, label, shares, scales
+    tile = scratch(read_type(like), 0, TILE_SIZE)
+    _label_gradients(tile_figures, TILE_CLASSES, start, stop, like, call, work, tile, out, sums, report)
+
+
+@compiled
+def mixed_gradients(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
+    """Logits and distributions, or class indices with label smoothing."""
+    view, t_view, n = first_view(integers), second_view(integers), integers[N]
+    o_view, h_view = view_at(integers, GRADIENT), view_at(integers, HESSIAN)
+    wants_hessian, soft = integers[KIND] != 0, labels.size == 0
+    scale, scale_low = reals[SCALE], reals[SCALE_LOW]
+    keep, spread = reals[KEEP], reals[SPREAD]
+    figures = scratch(np.float64, 6, ROWS)
+    values = scratch(np.float64, 0, ROWS)
+    factors = scratch(np.float64, 0, ROWS)
+    shares = scratch(np.float64, 2, ROWS)
+    scales = scratch(np.float64, 0, ROWS)
+    label = scratch(np.int64, 0, LABELS)
+    buffer, t_buffer = copy_buffer(view, like, n, 0), copy_buffer(t_view, t_like, n, 0)
+    apart, h_apart = np.empty(n if o_view[3] != 1 else 0, like.dtype), np.empty(n if h_view[3] != 1 else 0, like.dtype)
+    w, weighted, none = pointer(class_weight, 0), class_weight.size > 0, class_weight[:0]
+    i = start
+    while i < stop:
+        m = near_rows((view, o_view, h_view), i, stop, n, 0)
+        p, step = row_block(view, like, i, m, n, buffer)
+        if soft:
+            m = min(m, block_rows(t_view, i, stop, n, 0))
+            t, t_step = row_block(t_view, t_like, i, m, n, t_buffer)
+            for r in range(m):
+                row, target = offset(p, r * step), offset(t, r * t_step)
+                reason = soft_figures(row, target, n, w, weighted, keep, spread, scale, scale_low, figures, r)
+                if reason:
+                    return refuse(report, i + r, reason)
+                factors[r], label[r] = 1.0, n
+            nll_of(figures, values, m, scale, scale_low)
+            add_distances(figures, values, m, scale)
+            settle(values, factors, False, m, i, sample_weight, out, sums)
+        else:
+            t, t_step = strided(t_view, t_like, i), 0
+            bad = read_labels(labels, i, m, n, integers[HAS_IGNORE] != 0, integers[IGNORE], label)
+            if bad >= 0:
+                return refuse(report, bad, LABEL)
+            for r in range(m):
+                if label[r] >= 0:
+                    row = offset(p, r * step)
+                    smoothed_figures(row, n, label[r], w, weighted, keep, spread, scale, scale_low, figures, r)
+            nll_of(figures, values, m, scale, scale_low)
+            add_distances(figures, values, m, scale)
+            settle_labels(values, label, m, i, class_weight, sample_weight, False, factors, out, sums)
+        shares_of(pointer(figures, 0), pointer(shares, 0), m, scale, scale_low)
+        row_scales(integers, reals, none, sample_weight, label, i, m, scales)
+        for r in range(m):
+            targets = place(o_view, like, i, r, apart), place(h_view, like, i, r, h_apart)
+            if label[r] < 0:
+                fill_row(0.0, n, targets, wants_hessian)
+            else:
+                both = reals[GRADIENT_SCALE] * scales[r], reals[HESSIAN_SCALE] * scales[r]
+                coefficients = label[r], offset(t, r * t_step), w, weighted, keep, spread
+                mixed_gradient(
+                    offset(p, r * step), n, figures, r, coefficients, shares, both, scale, scale_low, targets,
+                    wants_hessian,
+                )  # fmt: skip
+            spread_row(o_view, like, i, r, apart)
+            if wants_hessian:
+                spread_row(h_view, like, i, r, h_apart)
+        i += m
+
+
+@compiled
+def label_weights(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
+    """The weights that a mean over class indices divides by, alone, so that no logit is read."""
+    values = scratch(np.float64, 0, ROWS)
+    factors = scratch(np.float64, 0, ROWS)
+    label = scratch(np.int64, 0, LABELS)
+    i = start
+    while i < stop:
+        m = min(ROWS, stop - i)
+        bad = read_labels(labels, i, m, integers[N], integers[HAS_IGNORE] != 0, integers[IGNORE], label)
+        if bad >= 0:
+            return refuse(report, bad, LABEL)
+        values[:] = 0.0
+        settle_labels(values, label, m, i, class_weight, sample_weight, False, factors, out, sums)
+        i += m
+
+
+@compiled
+def binary_gradients(
+    start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
+):
+    """One logit a row, the target a probability."""
+    view, t_view = first_view(integers), second_view(integers)
+    o_view, h_view = view_at(integers, GRADIENT), view_at(integers, HESSIAN)
+    wants_hessian, pos_weight = integers[KIND] != 0, reals[POS_WEIGHT]
+    copy, t_copy = np.empty(ROWS, like.dtype), np.empty(ROWS, t_like.dtype)
+    made, h_made = np.empty(ROWS, like.dtype), np.empty(ROWS, like.dtype)
+    values = scratch(np.float64, 0, ROWS)
+    factors = scratch(np.float64, 0, ROWS)
+    scales = scratch(np.float64, 0, ROWS)
+    label = scratch(np.int64, 0, LABELS)
+    none = class_weight[:0]
+    i = start
+    while i < stop:
+        m = min(near_rows((view, o_view, h_view), i, stop, 1, 1), block_rows(t_view, i, stop, 1, 1))
+        p = numbers(strided(view, like, i), view[2], m, pointer(copy, 0))
+        t = numbers(strided(t_view, t_like, i), t_view[2], m, pointer(t_copy, 0))
+        if any_outside(t, m):
+            r = 0
+            while 0.0 <= t[r] <= 1.0:
+                r += 1
+            return refuse(report, i + r, NOT_PROBABILITY)
+        logit_losses(p, t, pointer(values, 0), m, pos_weight)
+        factors[:] = 1.0
+        settle(values, factors, False, m, i, sample_weight, out, sums)
+        row_scales(integers, reals, none, sample_weight, label, i, m, scales)
+        scale, o, h = pointer(scales, 0), pointer(made, 0), pointer(h_made, 0)
+        for r in range(0, m, 8):
+            here = first_lanes(m - r, splat(0.0))
+            gradient, hessian = binary_gradient(
+                load_some_double(p, r, here, 0.0), load_some_double(t, r, here, 0.0), pos_weight
+            )
+            weight = load_some_double(scale, r, here, 0.0)
+            store_some_double(o, r, here, gradient * (weight * reals[GRADIENT_SCALE]) + 0.0)
+            store_some_double(h, r, here, hessian * (weight * reals[HESSIAN_SCALE]) + 0.0)
+        target, h_target = strided(o_view, like, i), strided(h_view, like, i)
+        for r in range(m):
+            target[r * o_view[2]] = o[r]
+        if wants_hessian:
+            for r in range(m):
+                h_target[r * h_view[2]] = h[r]
+        i += m
+
+
+@inline
+def numbers(p, step, m, copy):
+    """m numbers, ``step`` elements apart, as whole vectors: in place, or else copied and followed by zeros."""
+    if step == 1 and m == ROWS:
+        return p
+    for r in range(m):
+        copy[r] = p[r * step]
+    for r in range(m, (m + 15) & -16):
+        copy[r] = 0.0
+    return copy
