@@ -821,7 +821,7 @@ def _row_output(
     if array is None:
         return None, np.empty(n_rows)
     direct = array.flags.c_contiguous and array.flags.aligned and n_rows == array.size
-    if direct and not any(_may_overlap(array, x) for x in inputs):
+    if direct and not any(may_overlap(array, x) for x in inputs):
         return array, array.reshape(-1)
     return array, np.empty(n_rows)
 
