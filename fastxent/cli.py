@@ -53,6 +53,10 @@ def _option(help_text: str, panel: str | None = None, flag: str | None = None, *
 
 _WHAT, _HOW, _SHOW, _RUN = "What to read", "How to score", "What to show", "What to measure"
 _GO = "Long runs and parts"
+_FILES = (
+    "A .npy, .npz, .safetensors, .zarr, .h5, .parquet, .arrow, .feather, .csv or .tsv (also .gz, .bz2, .xz, .zst);"
+    " an address such as https://... of one, a pattern such as 'shards/*.npy', or a folder of shards."
+)
 JsonOption = Annotated[str | None, _option("Write the figures to FILE; - for standard output.", _SHOW, metavar="FILE")]
 
 
@@ -73,7 +77,7 @@ def _options(
 
 @app.command()
 def score(
-    predictions: Annotated[str, typer.Argument(help="A .npy, .npz, .csv, .tsv or .parquet.", metavar="PREDICTIONS")],
+    predictions: Annotated[str, typer.Argument(help=_FILES, metavar="PREDICTIONS")],
     target: Annotated[
         str | None,
         typer.Argument(help="Another, unless PREDICTIONS holds the target.", metavar="TARGET", show_default=False),
@@ -87,10 +91,13 @@ def score(
     target_column: Annotated[
         str | None, _option("Class indices; a pattern of columns for distributions. Default: 'target'.", _WHAT)
     ] = None,
-    weight_column: Annotated[str | None, _option("A weight for each row (or a member of an .npz).", _WHAT)] = None,
+    weight_column: Annotated[str | None, _option("A weight for each row (or a member).", _WHAT)] = None,
     id_column: Annotated[str | None, _option("Names of the rows, for the worst ones.", _WHAT)] = None,
-    predictions_key: Annotated[str | None, _option("Member of an .npz.", _WHAT)] = None,
-    target_key: Annotated[str | None, _option("Member of an .npz.", _WHAT)] = None,
+    predictions_key: Annotated[str | None, _option("Member of an .npz, .safetensors, .zarr or .h5.", _WHAT)] = None,
+    target_key: Annotated[str | None, _option("Member, likewise.", _WHAT)] = None,
+    classes: Annotated[
+        str | None, _option("Names of the classes, with commas or in a file, one a line: the target is text.", _WHAT)
+    ] = None,
     axis: Annotated[int, _option("Class axis of arrays.", _WHAT, show_default=True)] = -1,
     ignore_index: Annotated[int | None, _option("Rows with this label are left out, such as -100.", _HOW)] = None,
     normalize: Annotated[bool, _option("Divide probabilities by their row's sum.", _HOW, flag="--normalize")] = False,
@@ -132,7 +139,7 @@ def score(
     from fastxent.score_files import Job, score_files
     from fastxent.score_resume import StateFile
 
-    wanted = Wanted(columns, target_column, weight_column, id_column, predictions_key, target_key, axis)
+    wanted = Wanted(columns, target_column, weight_column, id_column, predictions_key, target_key, axis, classes)
     options = {
         "kind": kind.value.replace("-", "_"),
         "ignore_index": ignore_index,

@@ -196,7 +196,7 @@ def test_no_row_is_a_warning(capsys):
         ("score absent.npy y.npy", ["absent.npy", "no such file"]),
         ("score x.npy absent.csv", ["absent.csv", "no such file"]),
         ("score absent.parquet y.npy", ["absent.parquet"]),
-        ("score . y.npy", ["unknown format"]),
+        ("score . y.npy", ["different formats", "pattern"]),
         ("score x.npy", ["target"]),
         ("score x.npy xt.npy", ["target", "(12, 500)"]),
         ("score x.npy y.npy --kind probs", ["predictions", "row 0"]),

@@ -384,7 +384,7 @@ def bad_files():
         ("gap in a list", ("gap.parquet", None), {}, ["row 1", "column 'l'", "empty"]),
         ("null", ("null.parquet", None), {}, ["row 1", "column 'a'", "empty"]),
         ("text column", ("text.parquet", None), {}, ["column 'b'", "string"]),
-        ("text labels", ("label.parquet", None), {}, ["column 'target'", "string"]),
+        ("text labels", ("label.parquet", None), {}, ["label.parquet", "row 0", "'cat'", "--classes"]),
         ("too few labels", ("x.npy", write("few.csv", "y\n" + "1\n" * 99)), {}, ["few.csv", "fewer"]),
         ("too many labels", ("x.npy", write("many.csv", "y\n" + "1\n" * 1007)), {}, ["many.csv", "7 rows more"]),
         ("unknown format", (write("x.txt", "1"), None), {}, ["x.txt", *FORMATS]),

@@ -70,12 +70,15 @@ class TableFile(ABC):
         None where the file's end alone tells.
     starts : list of int
         Rows at which reading begins without reading what is before; the first is 0.
+    text_target : bool
+        Whether the target is to be read as text.
     """
 
     source: Source
     names: list[str]
     n_rows: int | None
     starts: Sequence[int] = (0,)
+    text_target = False
 
     @property
     def path(self) -> str:

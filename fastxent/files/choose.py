@@ -17,13 +17,19 @@ class Wanted:
     predictions_key: str | None = None  # a member of an .npz
     target_key: str | None = None
     axis: int = -1  # the class axis of arrays
+    classes: str | None = None  # names of the classes with commas, or a file with one a line: the target is text
 
 
-def prediction_names(file: Any, wanted: Wanted, used: set[str]) -> list[str]:
+def prediction_names(file: Any, wanted: Wanted, used: set[str], classes: list[str]) -> list[str]:
     """The columns or the member that hold the predictions."""
     if isinstance(file, TableFile):
         if wanted.columns is not None:
-            return _once(match_columns(file.names, wanted.columns, "--columns", file.path), file)
+            columns = _once(match_columns(file.names, wanted.columns, "--columns", file.path), file)
+            if sorted(columns) == sorted(classes) and columns != classes:
+                raise ValueError(f"--classes: {listing(classes)} is another order than --columns: {listing(columns)}")
+            return columns
+        if classes and set(classes) <= set(file.names):  # columns called as the classes, in the classes' order
+            return _once(list(classes), file)
         names = [name for name in file.names if name not in used]
         unnamed = [name for name in names if not name.strip() or name.startswith(("Unnamed: ", "__index_level_"))]
         if unnamed or not names:

@@ -1,4 +1,4 @@
-"""Arrow columns to arrays: what .csv and .parquet share."""
+"""Arrow columns to arrays: what .csv, .parquet and Arrow's own files share."""
 
 from typing import Any
 
@@ -38,8 +38,14 @@ def _column(column: Any, name: str, field: str, path: str, row: int) -> np.ndarr
         if field not in ("predictions", "target"):
             raise ValueError(f"{where}, column {name!r}: holds lists; need one value a row")
         return _lists(column, name, where, row)
+    if pa.types.is_dictionary(kind):
+        column, kind = column.dictionary_decode(), kind.value_type
+    if field == "target" and str(kind) in ("string", "large_string", "string_view"):
+        return column.to_numpy(zero_copy_only=False)
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        raise ValueError(f"{where}, column {name!r}: holds {kind}; need numbers")
+        raise ValueError(
+            f"{where}, column {name!r}: holds {kind}; need numbers{', or --classes' if field == 'target' else ''}"
+        )
     return column.to_numpy(zero_copy_only=False)
 
 

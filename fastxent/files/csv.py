@@ -1,15 +1,24 @@
-"""Comma- and tab-separated text, streamed by PyArrow; numbers are read as float64, correctly rounded."""
+"""Comma- and tab-separated text, compressed or not, streamed by PyArrow.
+
+Numbers are read as float64, correctly rounded. A last line without an end is taken for a file that was cut off: nothing
+else would tell a number that lost its last digits.
+"""
 
 import csv
 import io
+import lzma
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fastxent.files import base
 from fastxent.files.base import Block, TableFile, pyarrow_for
 from fastxent.files.columns import block_of
-from fastxent.files.source import Source
+from fastxent.files.source import open_source
+
+_COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".xz": "xz"}
+_DAMAGE = (OSError, EOFError, lzma.LZMAError)
 
 
 class Csv(TableFile):
@@ -18,18 +27,25 @@ class Csv(TableFile):
     n_rows = None
 
     def __init__(self, path: str) -> None:
-        self.source = Source(path)
-        self._delimiter = "\t" if path.lower().endswith(".tsv") else ","
+        self.source = open_source(path)
+        name = path.lower()
+        self._compression = next((how for end, how in _COMPRESSIONS.items() if name.endswith(end)), None)
+        self._delimiter = "\t" if ".tsv" in name[-8:] else ","
+        pyarrow_for(path)
+        self._file: Any = None  # as it lies there, packed
         try:
-            with io.TextIOWrapper(self.source.open(), encoding="utf-8-sig", newline="") as file:
+            with self._text() as text, io.TextIOWrapper(text, encoding="utf-8-sig", newline="") as file:
                 self.names = next(csv.reader(file, delimiter=self._delimiter), [])
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"{path}: not a text of columns ({error})") from None
+        except (UnicodeDecodeError, csv.Error, *_DAMAGE) as error:
+            raise ValueError(f"{path}: not a text of columns, or damaged ({error})") from None
         if not self.names:
             raise ValueError(f"{path}: empty; need a line of column names, then one line a row")
         if any(_is_fraction(name) for name in self.names):
             raise ValueError(f"{path}: its first line holds numbers ({self.names[0]!r}, ...); need column names there")
-        self._file: Any = None
+        last = bytearray(1)
+        self.source.read_into([(self.source.size - 1, memoryview(last))])
+        if self._compression is None and last not in (b"\n", b"\r"):
+            raise ValueError(f"{path}: truncated? Its last line has no end; if it is whole, add a newline")
 
     def schema(self) -> dict[str, str]:
         """Each column's type."""
@@ -48,6 +64,8 @@ class Csv(TableFile):
                 raise ValueError(f"{self.path}: has fewer rows than {start}, where reading was to begin")
         except pa.ArrowInvalid as error:
             message = str(error)
+        except _DAMAGE as error:
+            raise ValueError(f"{self.path}: damaged, or truncated ({' '.join(str(error).split())[:160]})") from None
         else:
             return
         try:  # Arrow tells the row of a bad cell to a single thread alone
@@ -61,6 +79,24 @@ class Csv(TableFile):
         """How much of the file was read, 0 to 1."""
         return self._file.tell() / max(1, self.source.size) if self._file is not None and not self._file.closed else 0.0
 
+    @contextmanager
+    def _text(self) -> Iterator[Any]:
+        """The file from its beginning, unpacked."""
+        import pyarrow as pa
+
+        if self._compression == "xz":
+            self._file = self.source.open()
+            text: Any = lzma.open(self._file)
+        else:
+            opened = self.source.for_library()
+            self._file = pa.OSFile(opened) if isinstance(opened, str) else pa.PythonFile(opened, "r")
+            text = self._file if self._compression is None else pa.CompressedInputStream(self._file, self._compression)
+        try:
+            yield text
+        finally:
+            text.close()
+            self._file.close()
+
     def _batches(self, fields: dict[str, list[str]], skip: int, threads: bool) -> Iterator[Any]:
         import pyarrow as pa
         import pyarrow.csv
@@ -68,11 +104,11 @@ class Csv(TableFile):
         types = {name: pa.float64() for name in (*fields.get("predictions", ()), *fields.get("weight", ()))}
         target = fields.get("target", ())
         types |= {name: pa.int64() for name in fields.get("ids", ())}
-        types |= {name: pa.int64() if len(target) == 1 else pa.float64() for name in target}
-        self._file = pa.OSFile(self.path)
-        with self._file:
+        one = pa.string() if self.text_target else pa.int64()
+        types |= {name: one if len(target) == 1 else pa.float64() for name in target}
+        with self._text() as text:
             yield from pyarrow.csv.open_csv(
-                self._file,
+                text,
                 read_options=pyarrow.csv.ReadOptions(
                     block_size=base.BLOCK_BYTES // 4, use_threads=threads, skip_rows_after_names=skip
                 ),
@@ -92,7 +128,7 @@ class Csv(TableFile):
         if cell:
             name = self.names[int(cell[1])]
             field = next(field for field, names in fields.items() if name in names)
-            need = {"target": "a class index", "ids": "an integer"}.get(field, "a number")
+            need = {"target": "a class index (--classes names text labels)", "ids": "an integer"}.get(field, "a number")
             return f"{field}: {self.path}, {at}, column {name!r}: {cell[2]!r:.60} is not {need}"
         width = re.search(r"Expected (\d+) columns, got (\d+)", message)
         if width:

@@ -6,7 +6,7 @@ from typing import IO
 import numpy as np
 
 from fastxent.files.base import ArrayFile
-from fastxent.files.source import Source
+from fastxent.files.source import open_source
 from fastxent.files.stored import StoredArray
 
 
@@ -14,7 +14,7 @@ class Npy(ArrayFile):
     """A .npy file: one array, without a name."""
 
     def __init__(self, path: str) -> None:
-        self.source, self.names = Source(path), []
+        self.source, self.names = open_source(path), []
         with self.source.open() as file:
             shape, fortran, stored = read_header(file, path)
             offset = file.tell()

@@ -9,7 +9,7 @@ from typing import IO
 
 from fastxent.files.base import ArrayFile
 from fastxent.files.npy import read_header, refuse_short
-from fastxent.files.source import Source
+from fastxent.files.source import open_source
 from fastxent.files.stored import StoredArray
 
 _PIECE = 1 << 22
@@ -20,7 +20,7 @@ class Npz(ArrayFile):
     """An .npz file: a zip archive of .npy members, compressed or not."""
 
     def __init__(self, path: str) -> None:
-        self.source = Source(path)
+        self.source = open_source(path)
         try:
             self._archive = zipfile.ZipFile(self.source.for_library())
         except zipfile.BadZipFile as error:

@@ -7,22 +7,20 @@ from itertools import accumulate
 from fastxent.files import base
 from fastxent.files.base import Block, TableFile, pyarrow_for
 from fastxent.files.columns import block_of
-from fastxent.files.source import Source
+from fastxent.files.source import open_source, told_by
 
 
 class Parquet(TableFile):
     """A .parquet file: a column for each class, or one column of lists."""
 
     def __init__(self, path: str) -> None:
-        pa = pyarrow_for(path)
+        pyarrow_for(path)
         import pyarrow.parquet
 
-        self.source = Source(path)
-        try:
-            self._file = pyarrow.parquet.ParquetFile(path, pre_buffer=False)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{path}: not a .parquet, or truncated ({' '.join(str(error).split())[:120]})") from None
-        self.names: list[str] = self._file.schema_arrow.names
+        self.source = open_source(path)
+        with told_by(path, ".parquet"):
+            self._file = pyarrow.parquet.ParquetFile(self.source.for_library(), pre_buffer=False)
+            self.names: list[str] = self._file.schema_arrow.names
         meta = self._file.metadata
         self.n_rows: int = meta.num_rows
         self.starts = list(accumulate((meta.row_group(g).num_rows for g in range(meta.num_row_groups)), initial=0))

@@ -23,7 +23,6 @@ def read_ahead(items: Generator[T, None, None], ahead: int = 1) -> Iterator[T]:
     left = threading.Event()
 
     def make() -> None:
-        error: BaseException | None = None
         try:
             for item in items:
                 made.put((item, None))
@@ -31,11 +30,11 @@ def read_ahead(items: Generator[T, None, None], ahead: int = 1) -> Iterator[T]:
                 room.acquire()
                 if left.is_set():
                     break
-        except BaseException as caught:
-            error = caught
+            made.put((None, StopIteration()))
+        except BaseException as error:
+            made.put((None, error))
         finally:
             items.close()
-            made.put((None, error or StopIteration()))
 
     thread = threading.Thread(target=make, name="fastxent reads ahead", daemon=True)
     thread.start()
@@ -53,3 +52,4 @@ def read_ahead(items: Generator[T, None, None], ahead: int = 1) -> Iterator[T]:
         left.set()
         room.release()
         thread.join()
+        item = error = None  # an error's frames hold what was read, and the files

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from fastxent.files import base
-from fastxent.files.base import ArrayFile, ArrayMember, Block, TableFile
+from fastxent.files.base import ArrayFile, ArrayMember, Block, TableFile, listing
 
 Fields = dict[str, list[str]]  # field -> its columns, or its member
 
 
 class Rows(ABC):
-    """What `Scan` asks of a file.
+    """A file's rows, as `Scan` asks for them.
 
     Attributes
     ----------
@@ -24,7 +24,7 @@ class Rows(ABC):
     n_classes : int or None
         None for a column of lists, and for files without predictions.
     shape, axis : tuple of int or None, int
-        Of the predictions as an array; None and -1 for a table.
+        Of the predictions as an array, and its class axis; None and -1 for a table.
     """
 
     path: str
@@ -32,18 +32,12 @@ class Rows(ABC):
     n_classes: int | None
     shape: tuple[int, ...] | None
     axis: int
+    _rest: Iterator[Block] | None = None  # blocks that follow what was taken
+    _kept: Block | None = None  # read and not yet taken
 
     @abstractmethod
     def blocks(self, start: int, stop: int | None) -> Iterator[Block]:
         """Yield rows in blocks of bounded size: predictions (..., classes), the rest (rows,) or (rows, classes)."""
-
-    @abstractmethod
-    def take(self, start: int, rows: int) -> Block:
-        """So many rows at once; what is asked for follows what was asked for before."""
-
-    @abstractmethod
-    def left(self, start: int) -> int:
-        """How many rows there are from ``start`` on, where taking has come to."""
 
     @abstractmethod
     def fraction(self) -> float:
@@ -57,19 +51,58 @@ class Rows(ABC):
     def facts(self) -> dict[str, Any]:
         """What tells this file from another one."""
 
+    @abstractmethod
+    def refuse_changed(self) -> None:
+        """Raise where a file is no longer the one that was opened."""
 
-def rows_of(file: Any, fields: Fields, axis: int, like: "Rows | None" = None) -> Rows:
-    """A file's rows; ``like``: the predictions' file, for one that has none itself."""
+    def take(self, start: int, rows: int) -> Block:
+        """So many rows at once, of a file without predictions; they follow those that were taken before."""
+        if self._rest is None:
+            self._rest = self.blocks(start, None)
+        parts: list[Block] = []
+        while rows > 0:
+            kept = self._kept or next(self._rest, None)
+            if kept is None:
+                raise ValueError(f"target: {self.path} has fewer rows than the predictions")
+            parts.append({field: array[:rows] for field, array in kept.items()})
+            rest = {field: array[rows:] for field, array in kept.items()}
+            self._kept = rest if length(rest) else None
+            rows -= length(parts[-1])
+        return parts[0] if len(parts) == 1 else {f: np.concatenate([p[f] for p in parts]) for f in parts[0]}
+
+    def left(self, start: int) -> int:
+        """How many rows there are from ``start`` on, where taking has come to."""
+        if self.n_rows is not None:
+            return self.n_rows - start
+        rest = self.blocks(start, None) if self._rest is None else self._rest
+        return (length(self._kept) if self._kept else 0) + sum(map(length, rest))
+
+
+def length(block: Block) -> int:
+    """How many rows."""
+    array = next(iter(block.values()))
+    return math.prod(array.shape[:-1]) if "predictions" in block else len(array)
+
+
+def rows_of(file: Any, fields: Fields, axis: int, like: Rows | None = None, whole: bool = True) -> Rows:
+    """A file's rows.
+
+    ``like``: the predictions' file, for one that has none itself; ``whole``: both are not in shards, so that the shapes
+    are the same.
+    """
     if isinstance(file, ArrayFile):
-        return ArrayRows(file, fields, axis, None if like is None else like.shape)
+        return ArrayRows(file, fields, axis, None if like is None else like.shape, whole)
     return TableRows(file, fields, axis)
 
 
 class ArrayRows(Rows):
     """Members of an array file, in lockstep: class axis last."""
 
-    def __init__(self, file: ArrayFile, fields: Fields, axis: int, shape: tuple[int, ...] | None) -> None:
+    def __init__(self, file: ArrayFile, fields: Fields, axis: int, shape: tuple[int, ...] | None, whole: bool) -> None:
         self.path, self._file = file.path, file
+        missing = next((name for names in fields.values() for name in names if name not in file.names), None)
+        if missing is not None:
+            raise ValueError(f"{self.path}: has no member {missing!r}; it has {listing(file.names)}")
         members = {field: file.member(name) for field, names in fields.items() for name in names or [""]}
         if "predictions" in members:
             shape = members["predictions"].shape
@@ -82,14 +115,20 @@ class ArrayRows(Rows):
             target = members["target"].shape
             if len(target) not in (1, 2):
                 raise ValueError(f"target: {self.path} has shape {target}; a table needs (rows,) or (rows, classes)")
-            lead, axis, self.n_classes = target[:1], 1, None
+            axis, self.n_classes = 1, None
+            lead, soft = target[:1], target
         else:
             axis %= len(shape)
-            lead, self.n_classes = shape[:axis] + shape[axis + 1 :], shape[axis]
+            self.n_classes, long = shape[axis], 1 if axis == 0 else 0
+            if not whole and "predictions" not in members:  # as many entries of the first axis as the target has
+                target = members["target"].shape
+                n = target[long if len(target) == len(shape) else 0 :][:1]
+                shape = (*shape[:long], *n, *shape[long + 1 :])
+            lead, soft = shape[:axis] + shape[axis + 1 :], shape
         for field, member in members.items():
-            need = [shape] if field == "predictions" else [lead, shape] if field == "target" and shape else [lead]
-            if member.shape not in need and (shape is not None or field != "target"):
-                also = f" (class indices) or {shape} (distributions)" if field == "target" else ""
+            need = [shape] if field == "predictions" else [lead, soft] if field == "target" else [lead]
+            if member.shape not in need:
+                also = f" (class indices) or {soft} (distributions)" if field == "target" else ""
                 raise ValueError(f"{field}: {self.path} has shape {member.shape}; need {lead}{also}")
         self.axis = axis
         self._arrays = {
@@ -100,12 +139,16 @@ class ArrayRows(Rows):
         self._at = 0
 
     def blocks(self, start: int, stop: int | None) -> Iterator[Block]:
-        predictions, at, end = self._arrays["predictions"], start, self._total if stop is None else stop
-        rows = max(1, base.BLOCK_BYTES // max(1, (self.n_classes or 1) * predictions.itemsize))
+        at, end = start, self._total if stop is None else stop
+        widest = max((self.n_classes or 1) * array.itemsize for array in self._arrays.values())
+        rows = max(1, base.BLOCK_BYTES // max(1, widest))
         while at < end:
-            array = predictions.slab(at, end, rows)
-            n = math.prod(array.shape[:-1])
-            yield {"predictions": array} | self.take(at, n)
+            block: Block = {}
+            n = min(rows, end - at)
+            if "predictions" in self._arrays:
+                block["predictions"] = self._arrays["predictions"].slab(at, end, rows)
+                n = length(block)
+            yield block | self.take(at, n)
             at += n
 
     def take(self, start: int, rows: int) -> Block:
@@ -126,6 +169,9 @@ class ArrayRows(Rows):
     def facts(self) -> dict[str, Any]:
         arrays = {f: {"dtype": str(a.dtype), "shape": list(a.shape)} for f, a in self._arrays.items()}
         return self._file.source.facts() | {"arrays": arrays}
+
+    def refuse_changed(self) -> None:
+        self._file.source.refuse_changed()
 
 
 class _MemberRows:
@@ -177,49 +223,31 @@ class _MemberRows:
 
 
 class TableRows(Rows):
-    """Columns of a table, as blocks of rows or as many rows as asked for."""
+    """Columns of a table, as blocks of rows."""
 
     def __init__(self, file: TableFile, fields: Fields, axis: int) -> None:
         if "predictions" in fields and axis not in (-1, 1):
             raise ValueError(f"--axis: {axis} applies to arrays; {file.path} is a table, with a column a class")
+        missing = next((name for names in fields.values() for name in names if name not in file.names), None)
+        if missing is not None:
+            raise ValueError(f"{file.path}: has no column {missing!r}; it has {listing(file.names)}")
         self.path, self.n_rows, self.shape, self.axis = file.path, file.n_rows, None, -1
         columns = fields.get("predictions", [])
         self.n_classes = len(columns) if len(columns) > 1 else None
         self._file, self._fields = file, fields
-        self._rest: Iterator[Block] | None = None
-        self._kept: Block = {}  # read and not yet taken
 
     def blocks(self, start: int, stop: int | None) -> Iterator[Block]:
         at = start
         for block in self._file.blocks(self._fields, start) if stop is None or start < stop else ():
             if stop is not None:
                 block = {field: array[: stop - at] for field, array in block.items()}
-            at += _length(block)
-            if _length(block):
+            at += length(block)
+            if length(block):
                 yield block
             if at == stop:
                 return
         if stop is not None and at < stop:
             raise ValueError(f"{self.path}: has {at} rows; rows {start} to {stop} were to be read")
-
-    def take(self, start: int, rows: int) -> Block:
-        if self._rest is None:
-            self._rest = self._file.blocks(self._fields, start)
-        parts: list[Block] = []
-        while rows > 0:
-            if not _length(self._kept):
-                kept = next(self._rest, None)
-                if kept is None:
-                    raise ValueError(f"target: {self.path} has fewer rows than the predictions")
-                self._kept = kept
-            parts.append({field: array[:rows] for field, array in self._kept.items()})
-            self._kept = {field: array[rows:] for field, array in self._kept.items()}
-            rows -= _length(parts[-1])
-        return parts[0] if len(parts) == 1 else {f: np.concatenate([p[f] for p in parts]) for f in parts[0]}
-
-    def left(self, start: int) -> int:
-        rest = self._file.blocks(self._fields, start) if self._rest is None else self._rest
-        return _length(self._kept) + sum(map(_length, rest))
 
     def fraction(self) -> float:
         return self._file.fraction()
@@ -232,6 +260,5 @@ class TableRows(Rows):
         names = dict.fromkeys(name for names in self._fields.values() for name in names)
         return self._file.source.facts() | {"rows": self.n_rows, "schema": {name: types[name] for name in names}}
 
-
-def _length(block: Block) -> int:
-    return len(next(iter(block.values()), ()))
+    def refuse_changed(self) -> None:
+        self._file.source.refuse_changed()

@@ -4,11 +4,13 @@ import math
 from collections.abc import Generator, Iterator
 from typing import Any
 
-from fastxent.files import open_file
-from fastxent.files.base import Block, Chunk, listing
+from fastxent.files import open_file, shards_of
+from fastxent.files.base import ArrayFile, Block, Chunk, TableFile, listing
 from fastxent.files.choose import Wanted, prediction_names, target_names
+from fastxent.files.labels import Labels, read_classes
 from fastxent.files.read_ahead import read_ahead
 from fastxent.files.rows import Rows, rows_of
+from fastxent.files.shards import ShardRows
 
 __all__ = ["Scan", "Wanted"]
 
@@ -19,7 +21,7 @@ class Scan:
     Parameters
     ----------
     predictions : str
-        A file of one of `fastxent.files.FORMATS`.
+        A file of one of `fastxent.files.FORMATS`, a pattern such as 'shards/*.npy', or a folder of files of one format.
     target : str, optional
         Another, unless `predictions` holds the target.
     wanted : Wanted, optional
@@ -52,31 +54,32 @@ class Scan:
     ) -> None:
         wanted = wanted or Wanted()
         self.rows_read = self.bytes_read = 0
-        first = open_file(predictions)
-        second = open_file(target) if target is not None else None
-        files = [first] if second is None else [first, second]
-        chosen: list[dict[str, list[str]]] = [{} for _ in files]
-        chosen[-1]["target"] = target_names(files[-1], wanted, alone=second is not None)
-        for field, name, option in (
-            ("weight", wanted.weight_column, "--weight-column"),
-            ("ids", wanted.id_column, "--id-column"),
-        ):
-            if name is not None:
-                holder = next((i for i, file in enumerate(files) if name in file.names), None)
-                if holder is None:
-                    have = "; ".join(f"{file.path} has {listing(file.names)}" for file in files)
-                    raise ValueError(f"{option}: no column or member {name!r}: {have}")
-                chosen[holder][field] = [name]
-        used = {name for names in chosen[0].values() for name in names}
-        chosen[0] = {"predictions": prediction_names(first, wanted, used)} | chosen[0]
+        classes = read_classes(wanted.classes) if wanted.classes is not None else []
+        self._labels = Labels(classes)
+        paths = [shards_of(path) for path in (predictions, target) if path is not None]
+        files = [open_file(shards[0]) for shards in paths]
+        chosen = _chosen(files, wanted, classes)
 
-        self._sources = [file.source for file in files]
-        self._lead = rows_of(first, chosen[0], wanted.axis)
-        self.n_rows = self._lead.n_rows
-        self.n_classes = self._lead.n_classes
-        self._other: Rows | None = None
-        if second is not None:
-            self._other = rows_of(second, chosen[1], self._lead.axis, self._lead)
+        def rows_in(i: int, like: Rows | None) -> Rows:
+            whole = all(len(shards) == 1 for shards in paths)
+            axis = wanted.axis if like is None else like.axis
+
+            def opened(path: str) -> Rows:
+                file = open_file(path)
+                if isinstance(file, TableFile):
+                    file.text_target = bool(classes)
+                return rows_of(file, chosen[i], axis, like, whole)
+
+            if len(paths[i]) == 1:
+                return opened(paths[i][0])
+            return ShardRows(target if i and target is not None else predictions, paths[i], opened)
+
+        self._lead = rows_in(0, None)
+        self._other = rows_in(1, self._lead) if len(files) > 1 else None
+        self.n_rows, self.n_classes = self._lead.n_rows, self._lead.n_classes
+        if classes and self.n_classes not in (None, len(classes)):
+            raise ValueError(f"--classes: {len(classes)} names, but {predictions} has {self.n_classes} classes")
+        if self._other is not None:
             n_rows = self._other.n_rows
             if None not in (self.n_rows, n_rows) and n_rows != self.n_rows:
                 raise ValueError(f"target: {target} has {n_rows} rows, {predictions} has {self.n_rows}")
@@ -103,20 +106,21 @@ class Scan:
             rows = math.prod(block["predictions"].shape[:-1])
             if self._other is not None:
                 block |= self._other.take(at, rows)
+            block["target"] = self._labels.indices(block["target"], (self._other or self._lead).path, at)
             yield _chunk(block, at)
             at += rows
             del block
         if self._other is not None and self._stop is None and (more := self._other.left(at)):
             raise ValueError(f"target: {self._other.path} has {more} rows more than the predictions ({at})")
-        for source in self._sources:
-            source.refuse_changed()
+        for rows_of_file in self._files():
+            rows_of_file.refuse_changed()
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells these inputs from others, for JSON: of each file its name, size, last change, and types.
 
         Whoever goes on from a saved state compares it with the one of then.
         """
-        return {"files": [rows.facts() for rows in (self._lead, self._other) if rows is not None]}
+        return {"files": [rows.facts() for rows in self._files()]}
 
     def cuts(self, n: int) -> "list[tuple[int, int | None]]":
         """At most n ranges of rows that make up the whole, cheap to begin at; one where ``n_rows`` is not known."""
@@ -125,12 +129,34 @@ class Scan:
         starts = sorted({self._lead.cheap_start(self.n_rows * k // n) for k in range(n)} - {self.n_rows})
         return list(zip(starts, [*starts[1:], self.n_rows]))
 
+    def _files(self) -> list[Rows]:
+        return [rows for rows in (self._lead, self._other) if rows is not None]
+
     def _range(self, rows: "tuple[int, int | None] | None") -> "tuple[int, int | None]":
         start, stop = rows or (0, None)
         end = start if stop is None else stop
         if not 0 <= start <= end <= (end if self.n_rows is None else self.n_rows):
             raise ValueError(f"rows: ({start}, {stop}) is no range of the {self.n_rows} rows of {self._lead.path}")
         return start, stop
+
+
+def _chosen(files: list[ArrayFile | TableFile], wanted: Wanted, classes: list[str]) -> list[dict[str, list[str]]]:
+    """What to read of each file: field -> names of its columns or members."""
+    chosen: list[dict[str, list[str]]] = [{} for _ in files]
+    chosen[-1]["target"] = target_names(files[-1], wanted, alone=len(files) > 1)
+    for field, name, option in (
+        ("weight", wanted.weight_column, "--weight-column"),
+        ("ids", wanted.id_column, "--id-column"),
+    ):
+        if name is not None:
+            holder = next((i for i, file in enumerate(files) if name in file.names), None)
+            if holder is None:
+                have = "; ".join(f"{file.path} has {listing(file.names)}" for file in files)
+                raise ValueError(f"{option}: no column or member {name!r}: {have}")
+            chosen[holder][field] = [name]
+    used = {name for names in chosen[0].values() for name in names}
+    chosen[0] = {"predictions": prediction_names(files[0], wanted, used, classes)} | chosen[0]
+    return chosen
 
 
 def _chunk(block: Block, start: int) -> Chunk:

@@ -1,11 +1,23 @@
 """Where a file's bytes come from, and memory to read them into."""
 
+import errno
 import os
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 import numpy as np
+
+
+def open_source(path: str) -> "Source":
+    """The bytes of a file on this machine, or at an address such as https://... or s3://... that fsspec knows."""
+    return RemoteSource(path) if is_remote(path) else Source(path)
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is an address."""
+    return "://" in path
 
 
 class Source:
@@ -51,6 +63,111 @@ def _facts(path: str) -> tuple[int, int]:
     """(bytes, nanoseconds of the last change)."""
     stat = os.stat(path)
     return stat.st_size, stat.st_mtime_ns
+
+
+_REMOTE_BLOCK = 1 << 18  # bytes that are asked for at least, where a library reads
+
+
+class RemoteSource(Source):
+    """The bytes of a file elsewhere, asked for by range."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._files, self._inner = filesystem(path)
+        info = self._info()
+        if info.get("type") == "directory" or info.get("size") is None:
+            raise ValueError(f"{path}: its size is not told there; need a file with a known size")
+        self.size, self._version = int(info["size"]), _version(info)
+
+    def open(self) -> IO[bytes]:
+        opened: IO[bytes] = self._files.open(self._inner, "rb", block_size=_REMOTE_BLOCK)
+        return opened
+
+    def for_library(self) -> Any:
+        return self.open()
+
+    def read_into(self, parts: Iterable[tuple[int, memoryview]]) -> None:
+        wanted = list(parts)
+        for k in range(0, len(wanted), 256):
+            some = wanted[k : k + 256]
+            ends = [position + memory.nbytes for position, memory in some]
+            with told_by(self.path):
+                came = self._files.cat_ranges([self._inner] * len(some), [position for position, _ in some], ends)
+            for (position, memory), data in zip(some, came):
+                if len(data) != memory.nbytes:
+                    raise ValueError(
+                        f"{self.path}: {len(data)} bytes came for {memory.nbytes} from byte {position} on: the file has"
+                        " changed, or its server does not serve ranges"
+                    )
+                memory[:] = data
+
+    def facts(self) -> dict[str, Any]:
+        return {"name": os.path.basename(self.path), "size": self.size, "version": self._version}
+
+    def refuse_changed(self) -> None:
+        info = self._info()
+        if (self.size, self._version) != (info.get("size"), _version(info)):
+            raise ValueError(f"{self.path}: was changed while it was read; nothing that was read of it counts")
+
+    def _info(self) -> dict[str, Any]:
+        with told_by(self.path):
+            self._files.invalidate_cache()
+            info: dict[str, Any] = self._files.info(self._inner)
+        return info
+
+
+class Folder(Source):
+    """A folder that a library reads: all of its files together."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.size, self._mtime_ns = self._total()
+
+    def refuse_changed(self) -> None:
+        if (self.size, self._mtime_ns) != self._total():
+            raise ValueError(f"{self.path}: was changed while it was read; nothing that was read of it counts")
+
+    def _total(self) -> tuple[int, int]:
+        """(bytes, nanoseconds of the last change; 0 elsewhere than on this machine)."""
+        if is_remote(self.path):
+            files, inner = filesystem(self.path)
+            with told_by(self.path):
+                return files.du(inner), 0
+        found = [_facts(os.path.join(folder, name)) for folder, _, names in os.walk(self.path) for name in names]
+        if not found:
+            raise FileNotFoundError(errno.ENOENT, "no such file, or an empty folder", self.path)
+        return sum(size for size, _ in found), max(time for _, time in found)
+
+
+def filesystem(path: str) -> tuple[Any, str]:
+    """fsspec's filesystem of an address, and the path there."""
+    try:
+        import fsspec
+    except ImportError:
+        raise ImportError(f"{path}: reading it needs fsspec: pip install 'fastxent[files]'") from None
+    with told_by(path):
+        files, inner = fsspec.url_to_fs(path)
+    return files, inner
+
+
+@contextmanager
+def told_by(path: str, what: str = "") -> Iterator[None]:
+    """Turn whatever a library raises into one line that begins with the path; ``what`` the file then is not."""
+    try:
+        yield
+    except (ImportError, MemoryError, PermissionError, IsADirectoryError):
+        raise
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, "no such file", path) from None
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        said = f"{f'not a {what}, truncated or damaged' if what else 'cannot be read'} ({reason[:160]})"
+        raise ValueError(reason if reason.startswith(path) else f"{path}: {said}") from None
+
+
+def _version(info: dict[str, Any]) -> str:
+    """What a server tells of a file's state: its tag, or when it was changed."""
+    return next((str(info[key]) for key in ("ETag", "etag", "mtime", "LastModified", "created") if info.get(key)), "")
 
 
 class Buffers:

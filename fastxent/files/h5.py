@@ -1,0 +1,55 @@
+"""HDF5: datasets by their paths in the file."""
+
+from typing import Any
+
+import numpy as np
+
+from fastxent.files.base import ArrayFile, Box
+from fastxent.files.source import open_source, told_by
+
+
+class H5(ArrayFile):
+    """An .h5 file."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            import h5py
+        except ImportError:
+            raise ImportError(f"{path}: reading it needs h5py: pip install 'fastxent[files]'") from None
+        self.source = open_source(path)
+        self.names = []
+
+        def note(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset):
+                self.names.append(name)
+
+        with told_by(path, ".h5"):
+            self._file = h5py.File(self.source.for_library(), "r")
+            self._file.visititems(note)
+
+    def member(self, name: str) -> "H5Array":
+        """One dataset."""
+        with told_by(f"{self.path}[{name}]", "dataset"):
+            return H5Array(self._file[name], f"{self.path}[{name}]")
+
+
+class H5Array:
+    """A dataset, read box by box."""
+
+    def __init__(self, dataset: Any, label: str) -> None:
+        from h5py import h5d
+
+        if dataset.external or dataset.is_virtual:
+            raise ValueError(f"{label}: lies in other files; name those instead, with a pattern such as 'parts/*.h5'")
+        if dataset.size and dataset.id.get_space_status() != h5d.SPACE_STATUS_ALLOCATED:
+            raise ValueError(f"{label}: some of it was never written")
+        self._dataset = dataset.asstr() if dataset.dtype.kind == "O" else dataset
+        self._label = label
+        self.shape: tuple[int, ...] = dataset.shape
+        self.dtype: np.dtype = dataset.dtype
+        self.grain: tuple[int, ...] = dataset.chunks or (1,) * len(self.shape)
+
+    def read(self, box: Box) -> np.ndarray:
+        """The entries of a box."""
+        with told_by(self._label, "dataset"):
+            return np.asarray(self._dataset[tuple(slice(*ends) for ends in box)])

@@ -1,0 +1,89 @@
+"""Arrow's own files, .arrow and .feather: record batches as they lie there, of the file format or of the stream's."""
+
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import Any
+
+from fastxent.files import base
+from fastxent.files.base import Block, TableFile, pyarrow_for
+from fastxent.files.columns import block_of
+from fastxent.files.source import open_source, told_by
+
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+
+
+class Ipc(TableFile):
+    """An Arrow IPC file, or a stream that was written into a file."""
+
+    def __init__(self, path: str) -> None:
+        pyarrow_for(path)
+        self.source = open_source(path)
+        head, tail = bytearray(8), bytearray(8)
+        if self.source.size >= 16:
+            self.source.read_into([(0, memoryview(head)), (self.source.size - 8, memoryview(tail))])
+        if head.startswith(b"FEA1"):
+            raise ValueError(f"{path}: Feather of version 1; write it again with version 2")
+        self._is_stream = not head.startswith(b"ARROW1")
+        if self._is_stream and bytes(tail) != _END_OF_STREAM:  # Arrow itself takes any end for a good one
+            raise ValueError(f"{path}: not an Arrow file, or truncated: its stream has no end")
+        with told_by(path, "Arrow file"):
+            reader = self._reader([])
+            self._schema = reader.schema
+            self.names = self._schema.names
+            self.n_rows = None
+            if not self._is_stream:
+                self.starts = list(accumulate(self._lengths(), initial=0))
+                self.n_rows = self.starts[-1]
+
+    def schema(self) -> dict[str, str]:
+        """Each column's type."""
+        return {field.name: str(field.type) for field in self._schema}
+
+    def blocks(self, fields: dict[str, list[str]], start: int) -> Iterator[Block]:
+        """Yield rows from ``start`` on; batches of an IPC file that end before it are not read."""
+        columns = list(dict.fromkeys(name for names in fields.values() for name in names))
+        for row, batch in self._batches(sorted(self.names.index(name) for name in columns), start):
+            with told_by(self.path, "Arrow file"):
+                batch.validate(full=True)  # a hostile file's offsets stay inside it
+            bytes_a_row = max(1, batch.nbytes // max(1, batch.num_rows))
+            rows = max(1, base.BLOCK_BYTES // bytes_a_row)
+            for at in range(max(0, start - row), batch.num_rows, rows):
+                yield block_of(batch[at : at + rows], fields, self.path, row + at)
+
+    def _reader(self, columns: list[int]) -> Any:
+        import pyarrow as pa
+
+        opened = self.source.for_library()
+        file = pa.OSFile(opened) if isinstance(opened, str) else pa.PythonFile(opened, "r")
+        options = pa.ipc.IpcReadOptions(included_fields=columns)
+        return (pa.ipc.open_stream if self._is_stream else pa.ipc.open_file)(file, options=options)
+
+    def _lengths(self) -> Iterator[int]:
+        """The rows of each batch, told by its simplest column."""
+        simple = next((k for k, field in enumerate(self._schema) if field.type.num_fields == 0), 0)
+        reader = self._reader([simple])
+        return (reader.get_batch(k).num_rows for k in range(reader.num_record_batches))
+
+    def _batches(self, columns: list[int], start: int) -> Iterator[tuple[int, Any]]:
+        """(first row, batch) of those that reach beyond ``start``."""
+        with told_by(self.path, "Arrow file"):
+            reader = self._reader(columns)
+        row = k = 0
+        while True:
+            with told_by(self.path, "Arrow file"):
+                if not self._is_stream:
+                    while k < len(self.starts) - 1 and self.starts[k + 1] <= start:
+                        k += 1
+                    if k >= len(self.starts) - 1:
+                        return
+                    row, batch = self.starts[k], reader.get_batch(k)
+                else:
+                    try:
+                        batch = reader.read_next_batch()
+                    except StopIteration:
+                        break
+            if row + batch.num_rows > start:
+                yield row, batch
+            row, k = row + batch.num_rows, k + 1
+        if row < start:
+            raise ValueError(f"{self.path}: has {row} rows, fewer than {start}, where reading was to begin")
