@@ -86,7 +86,7 @@ class Csv(TableFile):
 
         if self._compression == "xz":
             self._file = self.source.open()
-            text: Any = lzma.open(self._file)
+            text: Any = lzma.open(self._file)  # noqa: SIM115 (closed below)
         else:
             opened = self.source.for_library()
             self._file = pa.OSFile(opened) if isinstance(opened, str) else pa.PythonFile(opened, "r")
