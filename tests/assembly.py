@@ -58,15 +58,19 @@ def inspect_kernels(*, cpu=None, timeout_s=900):
 
 
 def _compile_the_rest():
-    """Call the kernels that only large or old score cards need."""
+    """Call the kernels that only large or old score cards need, or other libraries."""
     import numpy as np
 
+    from fastxent.adapters import sklearn
     from fastxent.kernels import exactsum, groups
 
     slots, ones = np.zeros((4, exactsum.COMPACT_SIZE), np.int64), np.ones(4, np.int64)
     exactsum.exact_sum_new()
     exactsum.compact_sum_normalise(slots[0])
     groups.weigh_counts(slots, 0, ones)
+    for dtype in (np.float32, np.float64):
+        sklearn.brier_score_loss([0, 1], np.full((2, 2), 0.5, dtype))
+    sklearn.d2_log_loss_score([0, 1], np.full((2, 2), 0.5), sample_weight=[1, 1])
 
 
 def _inspect():

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 
 import fastxent
+from fastxent.adapters import sklearn
 
 ONE_VALUE = ("mean", "sum")
 KINDS = ("logits", "log_probs", "probs")
@@ -59,6 +60,7 @@ def calls(case):
     yield "softmax", fastxent.softmax, (z,), {}
     yield "log_softmax", fastxent.log_softmax, (z,), {}
     yield "log_softmax, T", fastxent.log_softmax, (z,), {"temperature": 0.7}
+    yield "brier score", sklearn.brier_score_loss, (y, p), {"labels": np.arange(p.shape[1]), "sample_weight": s}
     for kind, x in zip(KINDS, (z, lp, p)):
         yield f"entropy, {kind}", fastxent.entropy, (x,), {"kind": kind, **none}
         yield f"kl_divergence, {kind}", fastxent.kl_divergence, (x, np.roll(x, 1, axis=1)), {"kind": kind, **none}
