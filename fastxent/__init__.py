@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastxent.ahead import warmup
     from fastxent.gradients import binary_cross_entropy_value_and_grad, cross_entropy_value_and_grad
-    from fastxent.linear import linear_cross_entropy
+    from fastxent.linear import linear_cross_entropy, linear_cross_entropy_value_and_grad
     from fastxent.losses import (
         binary_cross_entropy,
         binary_log_loss,
@@ -42,6 +42,7 @@ __all__ = [
     "get_threads",
     "kl_divergence",
     "linear_cross_entropy",
+    "linear_cross_entropy_value_and_grad",
     "log_likelihood",
     "log_loss",
     "log_softmax",
@@ -63,6 +64,7 @@ _HOMES = {
     "cross_entropy_value_and_grad": "gradients",
     "get_threads": "threads",
     "linear_cross_entropy": "linear",
+    "linear_cross_entropy_value_and_grad": "linear",
     "set_threads": "threads",
     "warmup": "ahead",
 }

@@ -1,16 +1,18 @@
 """Linear cross-entropy: classes scored from hidden states and a classifier, the logits never all there."""
 
+import math
 from typing import Any
 
 from numpy.typing import ArrayLike
 
 from fastxent import checks
-from fastxent.linear_blocks import blas_threads, losses
+from fastxent.linear_blocks import LinearBatch, blas_threads, losses
 from fastxent.linear_checks import as_linear_batch
+from fastxent.linear_gradients import value_and_gradients
 from fastxent.reductions import reduce, values_of
 from fastxent.slices import F64
 
-__all__ = ["linear_cross_entropy"]
+__all__ = ["linear_cross_entropy", "linear_cross_entropy_value_and_grad"]
 
 
 def linear_cross_entropy(
@@ -110,12 +112,84 @@ def linear_cross_entropy(
     array = checks.as_output(out, batch.hidden.shape if none else (), F64)
     with blas_threads(threads):
         rows, sums, lse, rank = losses(batch, reduction, return_lse, return_rank)
-    shape = batch.hidden.shape
-    loss: Any = reduce(reduction, rows, *values_of(sums), shape)
+    loss = _loss(batch, reduction, rows, sums, array, out)
+    extra = tuple(x.reshape(batch.hidden.shape)[()] for x in (lse, rank) if x is not None)
+    return (loss, *extra) if extra else loss
+
+
+def linear_cross_entropy_value_and_grad(
+    hidden: ArrayLike,
+    linear_weight: ArrayLike,
+    target: ArrayLike,
+    *,
+    linear_bias: ArrayLike | None = None,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    reduction: str = "mean",
+    grad_scale: float = 1.0,
+    out: Any = None,
+    threads: int | None = None,
+) -> tuple[Any, ...]:
+    """`linear_cross_entropy` and its gradients with respect to hidden states, classifier and bias.
+
+    Every block of logits is made twice, first for the rows' sums, then to become (q_ik - p_ik) / T, which is multiplied
+    into the gradients at once. The label's entry is -S / (1 + S), S the sum over the others, and keeps its digits where
+    q_iy - 1 would be 0. Memory besides inputs and gradients is that of `linear_cross_entropy`, and where hidden states
+    are float16 or bfloat16 that of their gradient in float32.
+
+    Parameters
+    ----------
+    hidden, linear_weight, target, linear_bias, weight, sample_weight, ignore_index
+        As in `linear_cross_entropy`. The gradient of an ignored row is exactly 0.
+    label_smoothing, temperature, softcap, out, threads
+        As in `linear_cross_entropy`.
+    reduction : {"mean", "sum", "none"}
+        As in `linear_cross_entropy`; for "none" the gradients are those of the sum.
+    grad_scale : float
+        Multiplies the gradients before they are rounded, so that narrow dtypes do not underflow. Positive, finite.
+
+    Returns
+    -------
+    tuple
+        The loss (float, or float64 array for reduction="none"), the gradients with respect to hidden and to
+        linear_weight, and with a linear_bias that with respect to it: arrays of the arguments' shapes and dtypes
+        (float64 for integers).
+
+    Raises
+    ------
+    ValueError, TypeError
+        One line that names the argument, the first offending row and the value.
+
+    References
+    ----------
+    Wijmans et al.: Cut your losses in large-vocabulary language models, ICLR (2025).
+
+    Examples
+    --------
+    >>> import numpy as np, fastxent
+    >>> hidden, classifier = np.array([[1.0, 2.0]]), np.array([[0.0, 0.0], [0.0, 0.0]])
+    >>> fastxent.linear_cross_entropy_value_and_grad(hidden, classifier, [1])
+    (0.6931471805599453, array([[0., 0.]]), array([[ 0.5,  1. ],
+           [-0.5, -1. ]]))
+    """
+    data = linear_bias, weight, sample_weight, ignore_index, label_smoothing, temperature, softcap
+    batch = as_linear_batch(hidden, linear_weight, target, *data)
+    none = checks.as_reduction(reduction) == "none"
+    scale = checks.as_real(grad_scale, "grad_scale", 0.0, math.inf, open_low=True, open_high=True)
+    array = checks.as_output(out, batch.hidden.shape if none else (), F64)
+    with blas_threads(threads):
+        rows, sums, gradients = value_and_gradients(batch, reduction, scale)
+    return _loss(batch, reduction, rows, sums, array, out), *gradients
+
+
+def _loss(batch: LinearBatch, reduction: str, rows: Any, sums: Any, array: Any, out: Any) -> Any:
+    """The loss as the user gets it."""
+    loss: Any = reduce(reduction, rows, *values_of(sums), batch.hidden.shape)
     if array is not None:
         array[...] = loss
-        loss = out
-    elif none and not shape:
-        loss = loss[()]
-    extra = tuple(x.reshape(shape)[()] for x in (lse, rank) if x is not None)
-    return (loss, *extra) if extra else loss
+        return out
+    return loss[()] if reduction == "none" else loss

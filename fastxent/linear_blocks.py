@@ -38,6 +38,7 @@ class LinearBatch:
     hidden: Predictions  # (..., D)
     classifier: Predictions  # (V, D)
     bias: np.ndarray  # float64[V], or ABSENT
+    bias_as_given: Predictions | None
     labels: np.ndarray  # integers, of the leading shape
     weight: np.ndarray  # float64[V], or ABSENT
     sample_weight: np.ndarray | None  # of the leading shape

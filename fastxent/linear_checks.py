@@ -7,9 +7,8 @@ import numpy as np
 
 from fastxent import checks
 from fastxent.arrays import as_array
-from fastxent.kernels.narrow import widened
 from fastxent.linear_blocks import LinearBatch
-from fastxent.slices import F32, F64, I64, Predictions, rows_cut
+from fastxent.slices import F32, F64, I64, Predictions, row_of, rows_cut
 
 LABELS_AT_ONCE = 1 << 20  # checked together
 
@@ -38,14 +37,15 @@ def as_linear_batch(
         )
     if w.n_rows == 0:
         raise ValueError("linear_weight: has no classes; need at least one")
-    bias, bias_dtype = _bias(linear_bias, w.n_rows)
+    given = _bias(linear_bias, w.n_rows)
     smoothing, temperature = checks.as_smoothing(label_smoothing), checks.as_temperature(temperature)
-    wide = F64 in (h.arithmetic, w.arithmetic, bias_dtype) or not 2.0**-20 <= temperature <= 2.0**20
+    wide = F64 in {m.arithmetic for m in (h, w, given) if m is not None} or not 2.0**-20 <= temperature <= 2.0**20
     has_ignore, index = checks.as_ignore_index(ignore_index)
     return LinearBatch(
         h,
         w,
-        bias,
+        checks.ABSENT if given is None else row_of(given, 0).astype(F64),
+        given,
         _labels(target, h, w.n_rows, has_ignore, index),
         checks.as_weight(weight, w.n_rows),
         checks.as_sample_weight(sample_weight, h.shape),
@@ -74,15 +74,14 @@ def _matrix(x: Any, name: str) -> Predictions:
     return Predictions(name, array, array.shape[:-1], array.size // d, d, dtype, bfloat16)
 
 
-def _bias(linear_bias: Any, n_classes: int) -> tuple[np.ndarray, np.dtype]:
-    """float64[n_classes] or ABSENT, and the arithmetic its own dtype asks for."""
+def _bias(linear_bias: Any, n_classes: int) -> Predictions | None:
     if linear_bias is None:
-        return checks.ABSENT, F32
+        return None
     array, bfloat16 = as_array(linear_bias, "linear_bias")
     if array.shape != (n_classes,):
         raise ValueError(f"linear_bias: shape {array.shape}; need one number a class, shape ({n_classes},)")
     dtype = checks.float_dtype(array, bfloat16, "linear_bias")
-    return (widened(array) if bfloat16 else array).astype(F64), F64 if dtype == F64 else F32
+    return Predictions("linear_bias", array, (), 1, n_classes, dtype, bfloat16)
 
 
 def _labels(target: Any, hidden: Predictions, n_classes: int, has_ignore: bool, ignore_index: int) -> np.ndarray:

@@ -1,6 +1,8 @@
 """Linear cross-entropy: what is made of blocks of logits equals what is made of all of them."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -245,3 +247,191 @@ def test_a_bad_call_says_what_is_wrong(wrong, error, message):
     with pytest.raises(error, match=message) as caught:
         fastxent.linear_cross_entropy(**GOOD | wrong)
     assert "\n" not in str(caught.value)
+
+
+# ---- gradients
+
+
+def gradients_of(hidden, classifier, labels, reduction, bias=0.0, cap=None, temperature=1.0, smoothing=0.0,
+                 weight=None, sample_weight=None, ignored=None):  # fmt: skip
+    """With respect to hidden states, classifier and bias, from all logits in float64."""
+    h, w, n = hidden.astype(np.float64), classifier.astype(np.float64), len(classifier)
+    weight = np.ones(n) if weight is None else weight
+    s = np.ones(len(h)) if sample_weight is None else sample_weight
+    s = np.where(labels == ignored, 0, s) if ignored is not None else s
+    x = h @ w.T + bias
+    z = (x if cap is None else cap * np.tanh(x / cap)) / temperature
+    q = np.exp(z - z.max(1, keepdims=True))
+    q /= q.sum(1, keepdims=True)
+    c = np.tile(weight * smoothing / n, (len(h), 1))
+    c[np.arange(len(h)), labels] += weight[labels] * (1 - smoothing)
+    if reduction == "mean":
+        s = s / (s * weight[labels]).sum()
+    d = s[:, None] * (c.sum(1, keepdims=True) * q - c) / temperature
+    d *= 1 if cap is None else 1 - np.tanh(x / cap) ** 2
+    return d @ w, d.T @ h, d.sum(0)
+
+
+GRADIENT_OPTIONS = [
+    ({}, {}),
+    ({"temperature": 0.5, "label_smoothing": 0.1}, {"temperature": 0.5, "smoothing": 0.1}),
+    ({"softcap": 4.0, "ignore_index": 5}, {"cap": 4.0, "ignored": 5}),
+]
+
+
+@pytest.mark.parametrize(("options", "same"), GRADIENT_OPTIONS, ids=lambda x: str(x))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gradients_equal_those_of_the_logits(dtype, options, same, blocks):
+    rng = np.random.default_rng(7)
+    hidden, classifier = rng.standard_normal((37, 24)).astype(dtype), rng.standard_normal((333, 24)).astype(dtype)
+    bias, labels = rng.standard_normal(333).astype(dtype), rng.integers(0, 333, 37)
+    labels[::4] = 5
+    weights = {"weight": rng.random(333), "sample_weight": rng.random(37)} if "softcap" in options else {}
+    for reduction in ("sum", "mean"):
+        loss, *found = fastxent.linear_cross_entropy_value_and_grad(
+            hidden, classifier, labels, linear_bias=bias, reduction=reduction, grad_scale=2.0, **options, **weights
+        )
+        assert loss == fastxent.linear_cross_entropy(
+            hidden, classifier, labels, linear_bias=bias, reduction=reduction, **options, **weights
+        )
+        for got, wanted in zip(found, gradients_of(hidden, classifier, labels, reduction, bias, **same, **weights)):
+            assert got.dtype == dtype
+            np.testing.assert_allclose(got, 2 * wanted, rtol=0, atol=20 * np.finfo(dtype).eps * abs(wanted).max())
+        if "ignore_index" in options:
+            assert (found[0][labels == 5] == 0).all()
+
+
+def test_gradients_are_the_losses_differences():
+    rng = np.random.default_rng(8)
+    hidden, classifier, labels = rng.standard_normal((6, 5)), rng.standard_normal((70, 5)), rng.integers(0, 70, 6)
+    bias = rng.standard_normal(70)
+    options = {"softcap": 2.0, "label_smoothing": 0.2, "temperature": 1.5, "weight": rng.random(70)}
+    _, *found = fastxent.linear_cross_entropy_value_and_grad(hidden, classifier, labels, linear_bias=bias, **options)
+    for array, gradient in zip((hidden, classifier, bias), found):
+        for place in (0, array.size // 2, array.size - 1):
+            ends = []
+            for step in (-1e-5, 1e-5):
+                array.flat[place] += step
+                ends.append(fastxent.linear_cross_entropy(hidden, classifier, labels, linear_bias=bias, **options))
+                array.flat[place] -= step
+            assert abs((ends[1] - ends[0]) / 2e-5 - gradient.flat[place]) < 1e-8
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_labels_gradient_keeps_its_digits(dtype):
+    exact = reference.EXACT
+    for far in (3.0, 20.0, 80.0):
+        bias = np.array([0.5, far, -2.0, -math.inf], dtype)
+        hidden, classifier = np.ones((1, 2), dtype), np.zeros((4, 2), dtype)
+        _, _, _, found = fastxent.linear_cross_entropy_value_and_grad(hidden, classifier, [1], linear_bias=bias)
+        others = sum(exact.exp(exact.mpf(float(b)) - exact.mpf(far)) for b in bias[[0, 2]])
+        assert abs(found[1] / (-others / (1 + others)) - 1) < 4 * BOUND[dtype]
+        assert found[3] == 0
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+def test_narrow_gradients_are_those_of_float32_rounded(name, blocks):
+    dtype = pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else np.float16
+    rng = np.random.default_rng(9)
+    hidden, classifier = rng.standard_normal((37, 24)).astype(dtype), rng.standard_normal((333, 24)).astype(dtype)
+    labels = rng.integers(0, 333, 37)
+    labels[1::5] = 5
+    wide = [x.astype(np.float32) for x in (hidden, classifier)]
+    options = {"ignore_index": 5, "grad_scale": 64.0}
+    _, *found = fastxent.linear_cross_entropy_value_and_grad(hidden, classifier, labels, **options)
+    _, *wanted = fastxent.linear_cross_entropy_value_and_grad(*wide, labels, **options)
+    for got, want in zip(found, wanted):
+        assert got.dtype == dtype
+        np.testing.assert_array_equal(got, want.astype(dtype))
+
+
+def test_gradients_where_no_row_counts_and_where_a_row_has_no_softmax():
+    hidden, classifier, labels = whole_numbers(np.float32)
+    with pytest.warns(RuntimeWarning, match="mean of no rows"):
+        _, *found = fastxent.linear_cross_entropy_value_and_grad(
+            hidden, classifier, np.full(37, -1), ignore_index=-1, linear_bias=np.zeros(333, np.float32)
+        )
+    assert [x.shape for x in found] == [hidden.shape, classifier.shape, (333,)]
+    assert not any(x.any() for x in found)
+    hidden[3] = np.nan
+    _, for_hidden, _ = fastxent.linear_cross_entropy_value_and_grad(hidden, classifier, labels)
+    assert np.isnan(for_hidden[3]).all()
+    assert np.isfinite(np.delete(for_hidden, 3, 0)).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_capped_logits_and_their_slopes_are_within_their_bounds(dtype):
+    """With one class its logit is logsumexp; with a second, of zeros, the gradient is the slope over 1 + e^z."""
+    rng = np.random.default_rng(10)
+    z = np.concatenate([rng.normal(0, s, 20000) for s in (1e-6, 0.1, 1.0, 5.0, 40.0)]).astype(dtype)
+    z[:4] = 0.0, 1e30, -1e30, np.finfo(dtype).tiny * 1024
+    labels, one = np.zeros(len(z), int), np.ones((1, 1), dtype)
+    units, wide = np.finfo(dtype).eps, z.astype(np.longdouble)
+    for cap in (1.0, 30.0):
+        _, found = fastxent.linear_cross_entropy(z[:, None], one, labels, softcap=cap, return_lse=True)
+        wanted = cap * np.tanh(wide / cap)
+        assert (abs(found - wanted) <= 2.5 * units * abs(wanted)).all()
+    two = np.concatenate([one, 0 * one])
+    _, found, _ = fastxent.linear_cross_entropy_value_and_grad(z[:, None], two, labels, softcap=1.0, reduction="sum")
+    wanted = -1 / np.cosh(np.minimum(abs(wide), 40)) ** 2 / (1 + np.exp(np.tanh(wide)))
+    wanted[abs(wide) > 40] = 0
+    assert (abs(found[:, 0] - wanted) <= 8 * units * abs(wanted) + 1e-30).all()
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_torchs_function_and_gradients(smoothing):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(11)
+    hidden, classifier = rng.standard_normal((37, 24), np.float32), rng.standard_normal((333, 24), np.float32)
+    bias, labels, weight = rng.standard_normal(333, np.float32), rng.integers(0, 333, 37), rng.random(333)
+    labels[::5] = -100
+    leaves = [torch.from_numpy(x).requires_grad_() for x in (hidden, classifier, bias)]
+    wanted = torch.nn.functional.linear_cross_entropy(
+        leaves[0], leaves[1], torch.from_numpy(labels), linear_bias=leaves[2], ignore_index=-100,
+        weight=torch.from_numpy(weight.astype(np.float32)), label_smoothing=smoothing,
+    )  # fmt: skip
+    wanted.backward()
+    loss, *found = fastxent.linear_cross_entropy_value_and_grad(
+        hidden, classifier, labels, linear_bias=bias, ignore_index=-100, weight=weight, label_smoothing=smoothing
+    )
+    assert loss == pytest.approx(wanted.item(), rel=1e-5)
+    for got, leaf in zip(found, leaves):
+        np.testing.assert_allclose(got, leaf.grad.numpy(), rtol=0, atol=1e-5 * abs(leaf.grad.numpy()).max())
+
+
+MEMORY = """
+import resource, sys
+import numpy as np, fastxent
+rows, features, classes, dtype, limit = (*map(int, sys.argv[1:4]), sys.argv[4], float(sys.argv[5]))
+def matrix(n):
+    made = np.zeros((n, features), dtype)
+    made[:] = np.linspace(-1, 1, features)
+    return made
+small = matrix(300)
+fastxent.linear_cross_entropy(small, small, np.zeros(300, int))  # compiled code and BLAS's own buffers
+np.zeros(1)
+hidden, classifier, labels = matrix(rows), matrix(classes), np.arange(rows)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+loss = fastxent.linear_cross_entropy(hidden, classifier, labels)
+more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+assert abs(loss - np.log(classes)) < 1e-3, loss
+assert more < limit, f"{more:.0f} MB"
+"""
+
+
+def peak_stays_below(*arguments):
+    pytest.importorskip("resource")
+    done = subprocess.run([sys.executable, "-c", MEMORY, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_logits_are_never_all_there():
+    """256 MB of logits; the classifier of float16 would be 32 MB as float32."""
+    peak_stays_below(1024, 128, 65536, "float16", 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_extra_memory_stays_below_64_mb_at_full_size(dtype):
+    peak_stays_below(2048, 1024, 65536, dtype, 64)
