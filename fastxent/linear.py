@@ -1,6 +1,5 @@
 """Linear cross-entropy: classes scored from hidden states and a classifier, the logits never all there."""
 
-import math
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -10,7 +9,7 @@ from fastxent.linear_blocks import LinearBatch, blas_threads, losses
 from fastxent.linear_checks import as_linear_batch
 from fastxent.linear_gradients import value_and_gradients
 from fastxent.reductions import reduce, values_of
-from fastxent.slices import F64
+from fastxent.slices import F64, rows_cut
 
 __all__ = ["linear_cross_entropy", "linear_cross_entropy_value_and_grad"]
 
@@ -130,7 +129,7 @@ def linear_cross_entropy_value_and_grad(
     temperature: float = 1.0,
     softcap: float | None = None,
     reduction: str = "mean",
-    grad_scale: float = 1.0,
+    grad_scale: ArrayLike = 1.0,
     out: Any = None,
     threads: int | None = None,
 ) -> tuple[Any, ...]:
@@ -148,9 +147,9 @@ def linear_cross_entropy_value_and_grad(
     label_smoothing, temperature, softcap, out, threads
         As in `linear_cross_entropy`.
     reduction : {"mean", "sum", "none"}
-        As in `linear_cross_entropy`; for "none" the gradients are those of the sum.
-    grad_scale : float
-        Multiplies the gradients before they are rounded, so that narrow dtypes do not underflow. Positive, finite.
+        As in `linear_cross_entropy`; for "none" the gradients are those of the sum (of what `grad_scale` makes of it).
+    grad_scale : float, or with reduction="none" also an array of shape (...)
+        What derivatives are multiplied with before they are rounded, as in `cross_entropy_value_and_grad`.
 
     Returns
     -------
@@ -179,10 +178,12 @@ def linear_cross_entropy_value_and_grad(
     data = linear_bias, weight, sample_weight, ignore_index, label_smoothing, temperature, softcap
     batch = as_linear_batch(hidden, linear_weight, target, *data)
     none = checks.as_reduction(reduction) == "none"
-    scale = checks.as_real(grad_scale, "grad_scale", 0.0, math.inf, open_low=True, open_high=True)
+    scale, row_scales = checks.as_grad_scale(grad_scale, reduction, batch.hidden.shape)
+    if row_scales is not None:
+        row_scales = rows_cut(row_scales, 0, batch.hidden.n_rows, F64)
     array = checks.as_output(out, batch.hidden.shape if none else (), F64)
     with blas_threads(threads):
-        rows, sums, gradients = value_and_gradients(batch, reduction, scale)
+        rows, sums, gradients = value_and_gradients(batch, reduction, scale, row_scales)
     return _loss(batch, reduction, rows, sums, array, out), *gradients
 
 

@@ -69,6 +69,11 @@ class LinearBatch:
         blocks = math.ceil(n / max(most, 64))
         return [(n * b // blocks, n * (b + 1) // blocks) for b in range(blocks)]
 
+    @property
+    def widest(self) -> int:
+        """The most classes of a block."""
+        return max(stop - start for start, stop in self.class_bounds())
+
     def options(self, smoothed: bool, ranked: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """A call's options; classes and first class are to be filled in."""
         integers, reals = np.zeros(N_INTEGERS, np.int64), np.zeros(kernels.N_REALS)
@@ -182,8 +187,7 @@ class Losses:
         self.smoothed = batch.label_smoothing > 0.0
         self.options = batch.options(self.smoothed, ranked)
         self.classifier = Factor(batch.classifier, batch.dtype)
-        widest = max(stop - start for start, stop in self.bounds)
-        self.logits = np.empty(batch.block_rows * widest, batch.dtype)
+        self.logits = np.empty(batch.block_rows * batch.widest, batch.dtype)
         self.bias = batch.bias.astype(batch.dtype).reshape(1, 1, -1)
 
     def own_logits(self, piece: Piece) -> np.ndarray:

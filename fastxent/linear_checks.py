@@ -17,13 +17,13 @@ def as_linear_batch(
     hidden: Any,
     linear_weight: Any,
     target: Any,
-    linear_bias: Any,
-    weight: Any,
-    sample_weight: Any,
-    ignore_index: Any,
-    label_smoothing: Any,
-    temperature: Any,
-    softcap: Any,
+    linear_bias: Any = None,
+    weight: Any = None,
+    sample_weight: Any = None,
+    ignore_index: Any = None,
+    label_smoothing: Any = 0.0,
+    temperature: Any = 1.0,
+    softcap: Any = None,
 ) -> LinearBatch:
     """Check all arguments but what is asked of the result."""
     h, w = _matrix(hidden, "hidden"), _matrix(linear_weight, "linear_weight")

@@ -17,9 +17,11 @@ from fastxent.linear_blocks import LinearBatch, Losses, Piece, pieces, product, 
 from fastxent.reductions import new_sums, values_of
 from fastxent.slices import F32, Predictions
 
+SCALED = [kernels.G_FACTOR, kernels.G_OWN, kernels.G_SPREAD]
+
 
 def value_and_gradients(
-    batch: LinearBatch, reduction: str, grad_scale: float
+    batch: LinearBatch, reduction: str, grad_scale: float, row_scales: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """Rows' losses ("none"), exact sums, and the gradients of hidden states, classifier and (if there is one) bias."""
     work = Losses(batch, ranked=False)
@@ -36,11 +38,13 @@ def value_and_gradients(
             rows[piece.rows] = found
         places.append(piece.rows)
         factors.append(_row_factors(batch, piece, states))
-    share = grad_scale
+        if row_scales is not None:
+            factors[-1][SCALED] *= row_scales[piece.rows]
     if reduction == "mean":
-        share = grad_scale / weight if (weight := values_of(sums)[1]) else math.nan
+        weight = values_of(sums)[1]
+        grad_scale = grad_scale / weight if weight != 0.0 else 0.0
     for made in factors:
-        made[[kernels.G_FACTOR, kernels.G_OWN, kernels.G_SPREAD]] *= share
+        made[SCALED] *= grad_scale
     with np.errstate(over="ignore"):  # beyond a narrow format's range is inf, as in every library
         return rows, sums, _gradients(work, places, factors)
 

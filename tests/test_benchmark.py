@@ -48,7 +48,12 @@ def test_case_names_differ():
 
 def test_what_has_a_target_is_beyond_any_cache():
     small = [c.name for c in CASES if c.target and c.n_rows * c.touched_bytes < LARGE_BYTES]
-    assert small == ["small_call-float32-10", "sklearn_log_loss-float64-10"]
+    assert small == [
+        "small_call-float32-10",
+        "sklearn_log_loss-float64-10",
+        "linear-float32-65536",
+        "linear-float32-8192",
+    ]
     assert not [case.name for case in CASES if case.cached and case.target]
 
 
@@ -67,6 +72,7 @@ def test_every_row_of_the_issue_has_its_target():
         "score_card-float32": {10: 0.2, 1000: 0.45},
         "small_call-float32": {10: None},
         "sklearn_log_loss-float64": {10: None},
+        "linear-float32": {65536: None, 8192: None},
         "softmax-float32": {1000: None},
         "log_softmax-float32": {1000: None},
         "logsumexp-float32": {1000: 0.9},

@@ -2,7 +2,7 @@
 
 A target is judged on at least 1 GB, which no cache holds. The limit of a case is what nothing can beat: a read of the
 same bytes, labels and targets counted; for softmax a copy, for log-probabilities with labels a plain gather, for a
-small call an empty jitted call.
+small call an empty jitted call, for linear cross-entropy its matrix products in the same blocks.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ QUICK_BYTES = 16 << 20
 LINE_BYTES = 64  # what a gather reads for an entry, where rows are at least so long
 ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 LABEL_BYTES = 8
+FEATURES = 1024  # of a hidden state, for linear cross-entropy
 
 BEST = "best"  # whichever peer is the fastest of those installed
 
@@ -51,6 +52,8 @@ SHAPES = {
     "log_softmax": Shape("transforms", matrices=2, limit="copy"),
     "score_card": Shape("score", labels=True),
     "small_call": Shape("calls", labels=True, limit="empty call"),
+    "linear": Shape("linear", labels=True, limit="products"),  # of logits, which nobody need make
+    "linear_gradient": Shape("linear", labels=True, limit="products"),
     "sklearn_log_loss": Shape("adapters", labels=True),
 }
 
@@ -83,6 +86,11 @@ class Case:
     @property
     def limit(self) -> str:
         return SHAPES[self.work].limit
+
+    @property
+    def of_memory(self) -> bool:
+        """Whether the limit is a speed of memory, so that the size matters."""
+        return self.limit not in ("empty call", "products")
 
     @property
     def row_bytes(self) -> int:
@@ -142,6 +150,9 @@ CASES = (
     Case("softmax", "float32", 1000, _copies(2), quick=True),
     Case("log_softmax", "float32", 1000, _copies(2)),
     Case("logsumexp", "float32", 1000, _reach(0.9, 5), quick=True),
+    Case("linear", "float32", 65536, Target(times=1.05, against=(("torch", 1),)), n_rows=2048),
+    Case("linear", "float32", 8192, Target(times=1.05, against=(("torch", 1),)), n_rows=2048),
+    Case("linear_gradient", "float32", 8192, n_rows=2048),
     *(Case("cross_entropy", "float32", n_classes, cached=True) for n_classes in (2, 10, 100, 1000, 50257)),
     Case("cross_entropy", "float64", 1000, cached=True),
     Case("cross_entropy", "bfloat16", 1000, cached=True),

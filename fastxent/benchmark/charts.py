@@ -57,13 +57,13 @@ def roofline(rows: Sequence[Row], facts: dict[str, Any], path: str) -> None:
     Parameters
     ----------
     rows : sequence of Row
-        A small call, whose limit is no speed of memory, is left out.
+        Those whose limit is no speed of memory are left out.
     facts : dict
         The machine.
     path : str
         A .png, .svg or .pdf.
     """
-    shown = [row for row in rows if row.case.limit != "empty call"]
+    shown = [row for row in rows if row.case.of_memory]
     drawing = figure(9.5, 1.9 + 0.3 * max(len(shown), 3))
     axes = drawing.subplots()
     seen: dict[str, Any] = {}

@@ -3,13 +3,14 @@
 A contender is made from a case's arrays: conversions and compilation happen then, and what is returned is timed.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import fastxent
-from fastxent.benchmark.cases import Case
+from fastxent.benchmark.cases import FEATURES, Case
 from fastxent.benchmark.references import Call
 
 # --- inputs: arrays of a case, the predictions first ------------------------------------------------------------------
@@ -86,6 +87,13 @@ def _with_room(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     return z, np.full_like(z, 0.5)
 
 
+def _linear(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Hidden states, labels, and a classifier that makes logits of standard deviation 4."""
+    hidden = _logits(dataclasses.replace(case, n_classes=FEATURES), rng)
+    classifier = _logits(dataclasses.replace(case, n_classes=FEATURES, n_rows=case.n_classes), rng)
+    return hidden, rng.integers(0, case.n_classes, case.n_rows), np.multiply(classifier, 1 / 32, out=classifier)
+
+
 # --- contenders: arrays -> a call to time -----------------------------------------------------------------------------
 
 
@@ -128,6 +136,21 @@ def _jax(function: Callable[..., Any], transposed: bool = False) -> Callable[...
         return lambda: jitted(*there).block_until_ready()
 
     return prepare
+
+
+def _torch_linear_gradient(hidden: np.ndarray, y: np.ndarray, classifier: np.ndarray) -> Call:
+    import torch
+
+    h, labels, w = _tensors(hidden, y, classifier)
+    h.requires_grad_(), w.requires_grad_()
+
+    def step() -> Any:
+        h.grad = w.grad = None
+        loss = torch.nn.functional.linear_cross_entropy(h, w, labels)
+        loss.backward()
+        return loss.detach()
+
+    return step
 
 
 def _scipy_loss(z: np.ndarray, y: np.ndarray) -> Call:
@@ -238,6 +261,10 @@ def _loss(z: np.ndarray, y: np.ndarray) -> Call:
     return lambda: fastxent.cross_entropy(z, y)
 
 
+def _first_of_several(result: Any) -> float:
+    return float(result[0] if isinstance(result, tuple) else result)
+
+
 def _first(result: Any) -> float:
     return float(np.asarray(result).reshape(-1)[0])
 
@@ -311,6 +338,17 @@ WORKS = {
     ),
     "softmax": _written("softmax"),
     "log_softmax": _written("log_softmax"),
+    "linear": Work(
+        _linear,
+        lambda h, y, w: lambda: fastxent.linear_cross_entropy(h, w, y),
+        {"torch": Peer(_torch(lambda torch, f, h, y, w: f.linear_cross_entropy(h, w, y)))},
+    ),
+    "linear_gradient": Work(
+        _linear,
+        lambda h, y, w: lambda: fastxent.linear_cross_entropy_value_and_grad(h, w, y),
+        {"torch": Peer(_torch_linear_gradient)},
+        _first_of_several,
+    ),
     "score_card": Work(
         _labelled,
         lambda z, y: lambda: fastxent.score(z, y).nll,

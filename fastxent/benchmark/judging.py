@@ -37,7 +37,7 @@ class Verdict(NamedTuple):
     @property
     def result(self) -> str:
         """Fails if any part fails; small inputs are not judged, and neither is a target whose peer is absent."""
-        if self.runs[0].n_bytes < LARGE_BYTES and self.case.limit != "empty call":
+        if self.runs[0].n_bytes < LARGE_BYTES and self.case.of_memory:
             return NOT_JUDGED
         results = [check.result for check in self.checks]
         return next((r for r in (FAIL, NOT_JUDGED) if r in results), PASS)

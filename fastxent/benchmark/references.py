@@ -1,4 +1,4 @@
-"""What nothing can beat: reads of the same bytes, copies, gathers, an empty call.
+"""What nothing can beat: reads of the same bytes, copies, gathers, an empty call, matrix products.
 
 Reads and gathers run in the parallel loop that every kernel runs in.
 """
@@ -15,6 +15,9 @@ from fastxent.kernels.blocks import first_view, strided
 from fastxent.kernels.jit import compiled
 from fastxent.kernels.memory import load, pointer, prefetch
 from fastxent.kernels.simd import add_reduce
+from fastxent.linear_blocks import product
+from fastxent.linear_checks import as_linear_batch
+from fastxent.linear_gradients import add_product
 
 Call = Callable[[], Any]
 
@@ -26,6 +29,7 @@ LIMITS = {
     "copy": ("numpy.copyto", "torch copy_"),
     "gather": ("gather",),
     "empty call": ("empty call",),
+    "products": ("products",),
 }
 _AHEAD = 1024  # words
 
@@ -112,11 +116,30 @@ def _gather(z: np.ndarray, y: np.ndarray) -> Call:
     return batch.Call(gather_chunk, z[None], z[None], batch.settings(z.shape[1]), z.size, y).run
 
 
+def products_alone(hidden: np.ndarray, y: np.ndarray, classifier: np.ndarray, gradient: bool) -> None:
+    """The matrix products of linear cross-entropy, and of its gradient, in the same blocks."""
+    batch = as_linear_batch(hidden, classifier, y)
+    rows, room = batch.block_rows, np.empty(batch.block_rows * batch.widest, batch.dtype)
+    into = [np.zeros_like(x) for x in (hidden, classifier)] if gradient else []
+    for start in range(0, len(hidden), rows):
+        h = hidden[start : start + rows]
+        for first, last in batch.class_bounds():
+            z = product(h, classifier[first:last], room)
+            if into:
+                product(h, classifier[first:last], room)
+                add_product(z, classifier[first:last], into[0][start : start + rows], turned=False)
+                add_product(z, h, into[1][first:last], turned=True)
+
+
 def references_of(case: Case, arrays: Sequence[np.ndarray]) -> dict[str, Call]:
     """The calls to measure beside a case's contenders. torch's are left out where it is not installed."""
     if case.limit == "empty call":
         z, y = arrays
         return {"empty call": lambda: empty_call(z, y)}
+    if case.limit == "products":
+        hidden, y, classifier = arrays
+        gradient = case.work == "linear_gradient"
+        return {"products": lambda: products_alone(hidden, y, classifier, gradient)}
     if case.limit == "gather":
         z, y = arrays
         return {"gather": _gather(z, y)}

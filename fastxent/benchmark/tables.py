@@ -54,7 +54,7 @@ def fitting(rows: Sequence[Row]) -> Sheet:
 
 
 def _speed(row: Row) -> list[str]:
-    if row.case.limit == "empty call":  # the time of a call, not of memory
+    if not row.case.of_memory:
         return ["", "", "", f"{row.share:.2f}"]
     read = "" if row.read_gb_per_s is None else f"{row.read_gb_per_s:.1f}"
     return [f"{row.gb_per_s:.1f}", f"{row.limit_gb_per_s:.1f}", read, f"{row.share:.2f}"]
@@ -150,11 +150,12 @@ def legend(rows: Sequence[Row]) -> str:
     """What the columns mean, and what was noticed."""
     lines = [
         "time, GB/s: fastxent's. limit: the fastest plain sum of the same bytes, labels and targets counted; for "
-        "softmax a copy, for nll a plain gather of the labels' entries, for a small call an empty jitted call. "
+        "softmax a copy, for nll a plain gather of the labels' entries, for a small call an empty jitted call, "
+        "for linear cross-entropy its matrix products in the same blocks. "
         "read: a read of the same bytes that prefetches. Both in GB/s. "
         "Other columns: how many times as long that library takes (jax: jitted; torchmetrics: on torch)."
     ]
-    if not all(row.large or row.case.cached or row.case.limit == "empty call" for row in rows):
+    if not all(row.large or row.case.cached or not row.case.of_memory for row in rows):
         lines.append("Inputs below 1 GB: a cache may hold them, and then delivers the limit too.")
     missing: dict[tuple[str, str], list[str]] = {}
     for row in rows:
