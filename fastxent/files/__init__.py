@@ -52,7 +52,8 @@ def open_file(path: str) -> ArrayFile | TableFile:
     if suffix is None:
         raise ValueError(f"{path}: unknown format; need one of {', '.join(FORMATS)}")
     module, reader = FORMATS[suffix].split(".")
-    opened: ArrayFile | TableFile = getattr(import_module(f"fastxent.files.{module}"), reader)(path)
+    with told_by(path, suffix):
+        opened: ArrayFile | TableFile = getattr(import_module(f"fastxent.files.{module}"), reader)(path)
     return opened
 
 

@@ -13,6 +13,7 @@ from fastxent.files.source import open_source
 from fastxent.files.stored import StoredArray
 
 _PIECE = 1 << 22
+_LARGE, _HIGHEST_RATIO = 1 << 30, 200  # bytes; predictions never pack so well, zeros alone do
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
 
 
@@ -31,6 +32,10 @@ class Npz(ArrayFile):
         """One array of the archive."""
         label = f"{self.path}[{name}]"
         info = self._archive.getinfo(f"{name}.npy")
+        if info.file_size > _LARGE and info.file_size > _HIGHEST_RATIO * info.compress_size:
+            raise ValueError(
+                f"{label}: {info.compress_size} bytes unpack to {info.file_size}: a zip bomb? If not, save it plain"
+            )
         member = _Bytes(self._archive, info, label)
         try:
             shape, fortran, stored = read_header(member.file, label)

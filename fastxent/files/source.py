@@ -162,7 +162,7 @@ def told_by(path: str, what: str = "") -> Iterator[None]:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         said = f"{f'not a {what}, truncated or damaged' if what else 'cannot be read'} ({reason[:160]})"
-        raise ValueError(reason if reason.startswith(path) else f"{path}: {said}") from None
+        raise ValueError(reason if path in reason else f"{path}: {said}") from None
 
 
 def _version(info: dict[str, Any]) -> str:

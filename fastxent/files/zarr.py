@@ -7,6 +7,8 @@ import numpy as np
 from fastxent.files.base import ArrayFile, Box
 from fastxent.files.source import Folder, told_by
 
+_METADATA = (".zarray", ".zattrs", ".zgroup", ".zmetadata", "zarr.json")
+
 
 class Zarr(ArrayFile):
     """A .zarr store: one array, or a group of them."""
@@ -18,7 +20,9 @@ class Zarr(ArrayFile):
             raise ImportError(f"{path}: reading it needs zarr: pip install 'fastxent[files]'") from None
         self.source = Folder(path)
         with told_by(path, ".zarr"):
-            self._root: Any = zarr.open(path.rstrip("/"), mode="r")
+            opened: Any = zarr.open(path.rstrip("/"), mode="r")
+            self._store = _checked(opened.store)
+            self._root: Any = zarr.open(self._store, path=opened.path, mode="r")
             self.names = []
             if isinstance(self._root, zarr.Group):
                 members = self._root.members(max_depth=None)
@@ -30,7 +34,29 @@ class Zarr(ArrayFile):
         """One array."""
         label = f"{self.path}[{name}]" if name else self.path
         with told_by(label, "zarr array"):
-            return ZarrArray(self._root[name] if name else self._root, label)
+            array = self._root[name] if name else self._root
+            if any("Blosc" in type(codec).__name__ + str(codec) for codec in array.compressors):
+                self._store.blosc += (array.path,)
+            return ZarrArray(array, label)
+
+
+def _checked(store: Any) -> Any:
+    """The store, with an error for a chunk that is cut off: Blosc would read past its end and make numbers of that."""
+    from zarr.storage import WrapperStore
+
+    class Checked(WrapperStore):  # type: ignore[type-arg]
+        blosc: tuple[str, ...] = ()  # paths of arrays
+
+        async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+            value = await super().get(key, prototype, byte_range)
+            if value is None or byte_range is not None or not key.startswith(self.blosc) or key.endswith(_METADATA):
+                return value
+            size = int.from_bytes(value.as_numpy_array()[12:16].tobytes(), "little")  # as its header says
+            if size != len(value):
+                raise ValueError(f"{key} has {len(value)} bytes, its header says {size}")
+            return value
+
+    return Checked(store)
 
 
 class ZarrArray:
