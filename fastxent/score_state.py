@@ -22,7 +22,7 @@ from fastxent.kernels.groups import weigh_counts
 from fastxent.kernels.pairs import compact_pairs
 
 # Raised whenever the same rows could give other bits than before: the kernels' arithmetic, or the card's boundaries.
-ARITHMETIC = 2
+ARITHMETIC = 3
 
 _MAGIC = b"fastxent score state 2\n"
 _SPILL_ROOM = 64

@@ -18,10 +18,11 @@ from numba.extending import overload
 
 from fastxent.kernels import elementary
 from fastxent.kernels.card_finish import NO_UNIT, OWN, SPREAD, SQUARES, TOP, A, K, S
-from fastxent.kernels.elementary import LN_2, exp_shifted, exp_shifted_over
+from fastxent.kernels.elementary import LN_2, MODERATE, exp_shifted_over, exponent_at
 from fastxent.kernels.jit import INLINE, inline
 from fastxent.kernels.memory import load, prefetch
-from fastxent.kernels.rows import lanes, largest_but, part, reference_of, two_sum, two_words
+from fastxent.kernels.row_groups import beside
+from fastxent.kernels.rows import add_terms, lanes, largest_but, part, reference_of, two_sum, two_words
 from fastxent.kernels.simd import (
     add_reduce,
     bits,
@@ -37,6 +38,7 @@ from fastxent.kernels.simd import (
     select,
     splat,
 )  # fmt: skip
+from fastxent.kernels.term_sums import one_term, term_constants
 
 # The largest term is about 2^lift; terms are floored at 2^floor_exponent, and squares with them.
 lift, floor_exponent = by_type(60, 500), by_type(-62, -510)
@@ -140,8 +142,7 @@ def card_sums(p, n, step, top, first, reference, scale, scale_low):
     width = lanes(p)
     s, k = reference_of(reference, scale)
     k -= lift(p)
-    plain = scale == 1.0 and s == 0.0
-    magic = fill(p, elementary.rounding(p) - k * (elementary.steps(p) if plain else 1.0))
+    magic = fill(p, elementary.rounding(p) - k)
     floor = fill(p, (k + floor_exponent(p)) * LN_2 / scale)
     base = fill(p, min(top - s, far(p)))
     factor, factor_low = two_words(p, scale, scale_low)
@@ -157,22 +158,72 @@ def card_sums(p, n, step, top, first, reference, scale, scale_low):
             v2, v3 = part(p, i + 2 * width, n, first), part(p, i + 3 * width, n, first)
         else:
             v0, v1, v2, v3 = load(p, i), load(p, i + width), load(p, i + 2 * width), load(p, i + 3 * width)
-        if not plain:
-            v0, v1, v2, v3 = v0 - s, v1 - s, v2 - s, v3 - s
-        v0, v1, v2, v3 = maximum(v0, floor), maximum(v1, floor), maximum(v2, floor), maximum(v3, floor)
-        if plain:
-            e = exp_shifted(v0, magic), exp_shifted(v1, magic), exp_shifted(v2, magic), exp_shifted(v3, magic)
-        else:
-            e = (
-                exp_shifted_over(v0, factor, factor_low, magic),
-                exp_shifted_over(v1, factor, factor_low, magic),
-                exp_shifted_over(v2, factor, factor_low, magic),
-                exp_shifted_over(v3, factor, factor_low, magic),
-            )
+        v0, v1 = maximum(v0 - s, floor), maximum(v1 - s, floor)
+        v2, v3 = maximum(v2 - s, floor), maximum(v3 - s, floor)
+        e = (
+            exp_shifted_over(v0, factor, factor_low, magic),
+            exp_shifted_over(v1, factor, factor_low, magic),
+            exp_shifted_over(v2, factor, factor_low, magic),
+            exp_shifted_over(v3, factor, factor_low, magic),
+        )
         d = base - v0, base - v1, base - v2, base - v3
         sums, held = add_products(sums, held, e, d, i // block % 2 == 1 or i + block >= n)
     a, a_low, b, b_low, c, c_low = sums
     return add_reduce(a + a_low), k, s, add_reduce(b + b_low), add_reduce(c + c_low)
+
+
+@inline
+def plain_sums(p, n, step, top, first, reference):
+    """card_sums for T = 1 and moderate references: constants stay in registers, and no vector but two needs a mask."""
+    width = lanes(p)
+    k = exponent_at(reference) - lift(p)
+    constants = term_constants(fill(p, elementary.rounding(p) - k * elementary.steps(p)))
+    floor, base = fill(p, (k + floor_exponent(p)) * LN_2), fill(p, min(top, far(p)))
+    full = n // width
+    last = (full - 1) * width
+    own = min(first // width * width, last)
+    block = 4 * width
+    zero, none = splat(0.0), fill(p, 0.0)
+    sums, held = (zero, zero, zero, zero, zero, zero), (none, none)
+    end, onwards = last - last % block, step + 3 * n // 4
+    for i in range(0, end, block):
+        for j in range(0, block * 3 // 4, width):
+            prefetch(p, onwards + i * 3 // 4 + j)
+        v0, v1 = load(p, beside(i, own, width)), load(p, beside(i + width, own, width))
+        v2, v3 = load(p, beside(i + 2 * width, own, width)), load(p, beside(i + 3 * width, own, width))
+        v0, v1, v2, v3 = maximum(v0, floor), maximum(v1, floor), maximum(v2, floor), maximum(v3, floor)
+        e = term(v0, constants), term(v1, constants), term(v2, constants), term(v3, constants)
+        sums, held = add_products(sums, held, e, (base - v0, base - v1, base - v2, base - v3), i & block != 0)
+    a, b, c = none, held[0], held[1]
+    for i in range(end, last, width):
+        a, b, c = add_one(load(p, beside(i, own, width)), base, floor, constants, a, b, c)
+    v = load(p, own)
+    a, b, c = add_one(select(lane_numbers(v) == first - own, -math.inf, v), base, floor, constants, a, b, c)
+    a1, a2, b1, b2, c1, c2 = sums
+    a1, a2 = add_terms(a1, a2, a)
+    b1, b2 = add_terms(b1, b2, b)
+    c1, c2 = add_terms(c1, c2, c)
+    if last + width < n:
+        v = part(p, last + width, n, first)
+        a, b, c = add_one(v, base, floor, constants, none, none, none)
+        a1, a2 = add_terms(a1, a2, a)
+        b1, b2 = add_terms(b1, b2, b)
+        c1, c2 = add_terms(c1, c2, c)
+    return add_reduce(a1 + a2), k, 0.0, add_reduce(b1 + b2), add_reduce(c1 + c2)
+
+
+@inline
+def term(v, constants):
+    """e^v times 2^-k, without the bits that say whether it was in range: here none is above 2^lift."""
+    return one_term(v, constants)[0]
+
+
+@inline
+def add_one(v, base, floor, constants, a, b, c):
+    """Add a vector's terms, their products with the distance below the largest logit, and their squares."""
+    v = maximum(v, floor)
+    e = term(v, constants)
+    return a + e, fma(e, base - v, b), fma(e, e, c)
 
 
 @inline
@@ -183,7 +234,10 @@ def note_row(p, n, step, y, r, scale, scale_low, figures):
         return first, rank
     a, k, s, b, c, reference = 0.0, 0.0, 0.0, 0.0, 0.0, top
     for attempt in range(2):
-        a, k, s, b, c = card_sums(p, n, step, top, first, reference, scale, scale_low)
+        if scale == 1.0 and abs(reference) <= MODERATE and n >= lanes(p):
+            a, k, s, b, c = plain_sums(p, n, step, top, first, reference)
+        else:
+            a, k, s, b, c = card_sums(p, n, step, top, first, reference, scale, scale_low)
         if attempt == 1 or not a < too_small(p):
             break
         reference = largest_but(p, n, first)
