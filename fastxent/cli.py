@@ -185,6 +185,53 @@ def score(
 
 
 @app.command()
+def calibrate(
+    predictions: Annotated[str, typer.Argument(help="A file of logits, as for score.", metavar="PREDICTIONS")],
+    target: Annotated[
+        str | None,
+        typer.Argument(help="Another, unless PREDICTIONS holds the target.", metavar="TARGET", show_default=False),
+    ] = None,
+    columns: Annotated[
+        str | None, _option("A column a class, in natural order ('logit_*'), or names with commas.", _WHAT)
+    ] = None,
+    target_column: Annotated[
+        str | None, _option("Class indices; a pattern of columns for distributions. Default: 'target'.", _WHAT)
+    ] = None,
+    weight_column: Annotated[str | None, _option("A weight for each row (or a member of an .npz).", _WHAT)] = None,
+    predictions_key: Annotated[str | None, _option("Member of an .npz.", _WHAT)] = None,
+    target_key: Annotated[str | None, _option("Member of an .npz.", _WHAT)] = None,
+    axis: Annotated[int, _option("Class axis of arrays.", _WHAT, show_default=True)] = -1,
+    ignore_index: Annotated[int | None, _option("Rows with this label are left out, such as -100.", _HOW)] = None,
+    save: Annotated[
+        str | None, _option("Write the temperature to FILE, for TemperatureScaling.load.", _SHOW, metavar="FILE")
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """Find the temperature that calibrates logits, and show what it changes.
+
+    fastxent calibrate logits.npy labels.npy
+
+    fastxent calibrate held-out.parquet --columns 'logit_*' --target-column y --save temperature.json
+    """
+    for option, path in (("--json", json), ("--save", save)):
+        _refuse_bad_json_path(path, option)
+    from fastxent.calibrate_files import calibrate_files
+    from fastxent.files.scan import Wanted
+
+    wanted = Wanted(columns, target_column, weight_column, None, predictions_key, target_key, axis)
+    begin = time.perf_counter()
+    with _progress() as tell:
+        calibrator, result = calibrate_files(predictions, target, wanted, ignore_index, tell)
+    if save is not None:
+        calibrator.save(save)
+    if json is not None:
+        _write_json(calibrator.to_dict() | result.to_dict(), json)
+    if json != "-":
+        print(f"temperature       {calibrator.temperature_:.6f} (se {calibrator.temperature_se_:.2g})\n\n{result}\n")
+        print(f"{time.perf_counter() - begin:.2f} s, {calibrator.n_passes_} + 1 passes over the rows")
+
+
+@app.command()
 def merge(
     states: Annotated[list[str], typer.Argument(help="Files of --resume, or patterns.", metavar="STATE...")],
     output: Annotated[str | None, _option("Write the joined state to FILE.", _SHOW, metavar="FILE")] = None,

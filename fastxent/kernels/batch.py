@@ -18,6 +18,7 @@ import numpy as np
 from numba import typeof, types
 
 from fastxent.kernels import brier, cards, chunks, distributions, elementary
+from fastxent.kernels import temperature as tempering
 from fastxent.kernels.blocks import (  # noqa: F401  (the reasons are this module's, to its callers)
     CARD,
     EPS,
@@ -348,6 +349,21 @@ def _binary(x, target, s, options):
     if x.shape[0] != 1:  # the chunk function takes evenly spaced rows
         x, target = x.reshape(1, -1, 1), target.reshape(1, -1, 1)
     return Call(chunks.binary, x, target, options, 8 * x.size, _NO_LABELS, s)
+
+
+def temperature_sums(z, labels, s, has_ignore, ignore_index, temperature):
+    """Loss and derivatives in 1/T of logits and class indices; sums[tempering.N_SUMS] instead of two."""
+    z = _wide_enough(z, temperature)
+    options = settings(z.shape[2], has_ignore, ignore_index, temperature)
+    return Call(tempering.temperature, z, z, options, z.size, labels, s)
+
+
+def temperature_sums_soft(z, target, s, temperature):
+    """The same for distributions."""
+    z = _wide_enough(z, temperature)
+    return Call(
+        tempering.temperature_soft, z, target, settings(z.shape[2], temperature=temperature), z.size, _NO_LABELS, s
+    )
 
 
 # --- what has no target -----------------------------------------------------------------------------------------------

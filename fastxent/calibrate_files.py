@@ -1,0 +1,64 @@
+"""Calibration of predictions in files of any size: a pass over them a step of the fit, and one to score the result."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from fastxent.files.scan import Scan, Wanted
+
+if TYPE_CHECKING:
+    from fastxent.fit import Calibration, TemperatureScaling
+
+
+class FileChunks:
+    """The rows of files as (logits, target, sample_weight), from the beginning as often as they are asked for."""
+
+    def __init__(self, predictions: str, target: str | None, wanted: Wanted, tell: Callable[..., None]) -> None:
+        self._files, self._tell = (predictions, target, wanted), tell
+        self.passes = 0
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        self.passes += 1
+        scan = Scan(*self._files)
+        for chunk in scan:
+            yield chunk.predictions, chunk.target, chunk.weight
+            self._tell(f"pass {self.passes}", scan.fraction, scan.rows_read, scan.bytes_read)
+
+
+def calibrate_files(
+    predictions: str,
+    target: str | None = None,
+    wanted: Wanted | None = None,
+    ignore_index: int | None = None,
+    tell: Callable[..., None] | None = None,
+) -> "tuple[TemperatureScaling, Calibration]":
+    """Fit a temperature to the logits in a file, and score them with and without it.
+
+    Parameters
+    ----------
+    predictions, target : str
+        Files that `fastxent.files` reads; no target where the predictions' file holds it.
+    wanted : Wanted, optional
+        What to read of them.
+    ignore_index : int, optional
+        Rows with this label are left out.
+    tell : callable, optional
+        Is told about progress, as in `score_files`.
+
+    Returns
+    -------
+    TemperatureScaling
+    Calibration
+
+    Raises
+    ------
+    ValueError, TypeError, OSError, ImportError
+        One line about the files, the options, or the first offending row and value.
+    """
+    chunks = FileChunks(predictions, target, wanted or Wanted(), tell or (lambda *_: None))
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in score_files
+    Scan(*chunks._files)  # a missing file is told before Numba loads
+    from fastxent.fit import TemperatureScaling
+
+    calibrator = TemperatureScaling(ignore_index=ignore_index).fit_chunks(chunks)
+    return calibrator, calibrator.evaluate_chunks(chunks)

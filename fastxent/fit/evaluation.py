@@ -1,0 +1,148 @@
+"""Score cards before and after a calibration, from one pass, with the errors that calibration is judged by."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastxent import checks
+from fastxent.checks import Batch
+from fastxent.fit.chunks import Data
+from fastxent.kernels import batch as kernels
+from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_add_block, exact_sum_value
+from fastxent.score_result import Score
+from fastxent.scoring import Scorer
+
+NORMAL_95 = 1.959963984540054  # the 97.5 % point of the normal distribution
+ROWS = 1 << 14  # whose Brier scores are made at once
+
+Transform = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure with its standard error."""
+
+    value: float
+    se: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of a normal distribution."""
+        return self.value - NORMAL_95 * self.se, self.value + NORMAL_95 * self.se
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The same rows before and after.
+
+    Attributes
+    ----------
+    before, after : Score
+        All figures of both.
+    nll, brier, ece : tuple of Figure
+        Before and after, each with its standard error: of means, sqrt(Σ s² (x - mean)²) / Σ s; of the expected
+        calibration error, that of the bins' accuracies, sqrt(Σ w_b² a_b (1 - a_b) / n_b) / Σ w_b. ece is None for
+        distributions as targets.
+    """
+
+    before: Score
+    after: Score
+    nll: tuple[Figure, Figure]
+    brier: tuple[Figure, Figure]
+    ece: tuple[Figure, Figure] | None
+
+    def _rows(self) -> list[tuple[str, tuple[Figure, Figure]]]:
+        rows = [("NLL", self.nll), ("calibration error", self.ece), ("Brier score", self.brier)]
+        return [(name, pair) for name, pair in rows if pair is not None]
+
+    def __str__(self) -> str:
+        """A small table."""
+        lines = [f"{self.before.n:,} rows".ljust(18) + "".join(f"{name:>24}" for name in ("before", "after"))]
+        for name, pair in self._rows():
+            lines.append(f"{name:<18}" + "".join(f"{f'{x.value:.6f} (se {x.se:.2g})':>24}" for x in pair))
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Both score cards and the errors as plain Python objects that JSON can hold.
+
+        Returns
+        -------
+        dict
+            "before" and "after": each what `Score.to_dict` returns, with "brier_se" and "ece_se" (None without ece).
+        """
+        sides = []
+        for k, card in enumerate((self.before, self.after)):
+            errors = {"brier_se": self.brier[k].se, "ece_se": None if self.ece is None else self.ece[k].se}
+            sides.append(card.to_dict() | {n: str(e) if e is not None and e != e else e for n, e in errors.items()})
+        return {"before": sides[0], "after": sides[1]}
+
+
+class _Side:
+    """A score card in the making, with sums for the Brier score's error."""
+
+    def __init__(self, temperature: float, transform: Transform | None) -> None:
+        self.temperature, self.transform = temperature, transform
+        self.scorer: Scorer | None = None
+        self.sums = np.zeros((3, STATE_SIZE), np.int64)  # Σ s², Σ s² b and Σ s² b²
+
+    def add(self, batch: Batch) -> None:
+        """Add the rows of a chunk."""
+        logits = checks.array_of(batch.predictions)
+        target = batch.target if batch.is_hard else checks.array_of(batch.target)
+        if self.transform is not None:
+            logits = self.transform(logits)
+        ignore_index = batch.ignore_index if batch.has_ignore else None
+        self.scorer = self.scorer or Scorer(ignore_index=ignore_index, temperature=self.temperature)
+        self.scorer.update(logits, target, sample_weight=batch.sample_weight)
+        batch = checks.as_batch("logits", logits, target, -1, None, batch.sample_weight, ignore_index)
+        for start, stop, z, t, s in batch.slices(ROWS):
+            n = stop - start
+            rows = kernels.ScoreRows(*(np.empty(n) for _ in range(4)), *(np.empty(n, np.int64) for _ in range(2)))
+            numbers = 0.0, False, 1e-3, self.temperature
+            if batch.is_hard:
+                kernels.score_call(0, z, t, batch.has_ignore, batch.ignore_index, *numbers).run(rows)
+            else:
+                kernels.score_call_soft(0, z, t, *numbers).run(rows)
+            weight = np.where(rows.rank < 0, 0.0, s if s.size else 1.0)
+            for state, power in zip(self.sums, range(3)):
+                exact_sum_add_block(state, weight**2 * rows.brier**power, n)
+
+    def brier(self, card: Score) -> Figure:
+        """The Brier score with its standard error."""
+        squares, linear, quadratic = (float(exact_sum_value(state)) for state in self.sums)
+        spread = quadratic - card.brier * (2.0 * linear - card.brier * squares)
+        return Figure(card.brier, math.sqrt(max(spread, 0.0)) / card.weight if card.weight > 0 else math.nan)
+
+
+def evaluate(data: Data, temperature: float = 1.0, transform: Transform | None = None) -> Calibration:
+    """Score the rows as they are, and with a temperature or transformed, in one pass."""
+    sides = _Side(1.0, None), _Side(temperature, transform)
+
+    def add(batch: Batch) -> None:
+        for side in sides:
+            side.add(batch)
+
+    data.go_through(add)
+    if any(side.scorer is None for side in sides):
+        raise ValueError("logits: no rows")
+    before, after = (side.scorer.result() for side in sides if side.scorer is not None)
+    brier = sides[0].brier(before), sides[1].brier(after)
+    ece = None if before.ece is None else (_ece(before), _ece(after))
+    return Calibration(before, after, (_nll(before), _nll(after)), brier, ece)
+
+
+def _nll(card: Score) -> Figure:
+    return Figure(card.nll, card.nll_se)
+
+
+def _ece(card: Score) -> Figure:
+    """The calibration error with the standard error that the bins' accuracies give it."""
+    if card.ece is None or card.reliability is None:
+        return Figure(math.nan, math.nan)
+    bins = card.reliability
+    here = bins.n > 0
+    accuracy, share = bins.accuracy[here], bins.weight[here] / card.weight
+    return Figure(card.ece, float(np.sqrt((share**2 * accuracy * (1.0 - accuracy) / bins.n[here]).sum())))

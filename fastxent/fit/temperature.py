@@ -1,0 +1,289 @@
+"""Temperature scaling: one number that divides all logits, by maximum likelihood."""
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastxent import checks, losses
+from fastxent.checks import Batch
+from fastxent.fit.chunks import Chunks, Data, refusal
+from fastxent.fit.estimator import Estimator, load_json, save_json
+from fastxent.fit.evaluation import Calibration, evaluate
+from fastxent.kernels import batch as kernels
+from fastxent.kernels import temperature as tempering
+from fastxent.kernels.exactsum import NANS, NEG_INF, POS_INF, STATE_SIZE, exact_sum_value
+from fastxent.threads import limited
+
+SCHEMA = "fastxent.temperature/1"
+# The last step of Newton's method is taken when it is so small (of ln T): what is left is its square.
+LAST_STEP = 1e-5
+FIRST_LIMIT = 1.5  # the longest step of ln T; twice that where the one before was as long and in the same direction
+FLAT = 1e-30  # derivatives a row that are as good as none: float32 terms are not taken below 2^-125
+FURTHEST = 40 * math.log(2.0)  # of ln T from 0: no temperature beyond is looked for
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Sums over the rows at one temperature."""
+
+    loss: float  # nats
+    first: float  # d loss / d(1/T)
+    second: float  # d² loss / d(1/T)²
+    weight: float  # of the rows
+
+
+class TemperatureScaling(Estimator):
+    """Calibrated probabilities softmax(z / T), with the T > 0 that minimises the NLL of held-out rows.
+
+    The NLL is convex in 1/T. Newton's method in ln T takes its derivatives from one pass over the rows a step, in most
+    cases three to six, and keeps the bracket that the slopes' signs give. The sums are exact, so that T has the same
+    bits for any threads and chunks.
+
+    Parameters
+    ----------
+    ignore_index : int, optional
+        Rows with this label are not read.
+    axis : int
+        The class axis of logits.
+    threads : int, optional
+        At most so many threads; never changes the result.
+
+    Attributes
+    ----------
+    temperature_ : float
+        T. Above 1 the classifier was overconfident.
+    temperature_se_ : float
+        Its standard error, T² / sqrt(Σ s Var_q[z]), from the observed information; weights count as rows.
+    nll_ : float
+        Mean NLL (nats) at the last temperature but one, nearly that at T; `evaluate` gives it exactly.
+    n_passes_ : int
+        Passes over the rows.
+    n_classes_ : int
+
+    References
+    ----------
+    Guo, Pleiss, Sun, Weinberger: On calibration of modern neural networks, ICML (2017).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastxent.fit import TemperatureScaling
+    >>> logits, labels = np.array([[4.0, 0.0], [0.0, 4.0], [4.0, 0.0], [4.0, 0.0]]), np.array([0, 1, 0, 1])
+    >>> calibrator = TemperatureScaling().fit(logits, labels)
+    >>> round(calibrator.temperature_, 6)  # three of four right: odds of 3 = e^(4 / T)
+    3.640957
+    >>> calibrator.predict_proba(logits)[0]
+    array([0.75, 0.25])
+    """
+
+    temperature_: float
+    temperature_se_: float
+    nll_: float
+    n_passes_: int
+    n_classes_: int
+
+    def __init__(self, *, ignore_index: int | None = None, axis: int = -1, threads: int | None = None) -> None:
+        self.ignore_index = ignore_index
+        self.axis = axis
+        self.threads = threads
+
+    def fit(self, logits: ArrayLike, target: ArrayLike, sample_weight: ArrayLike | None = None) -> "TemperatureScaling":
+        """Find the temperature of held-out rows.
+
+        Parameters
+        ----------
+        logits : array, shape (..., C), float16, bfloat16, float32, float64 or integers
+        target : integer array, shape (...), or floating array of the logits' shape
+            Class indices or distributions.
+        sample_weight : array, shape (...), optional
+            Non-negative weights of the rows.
+
+        Returns
+        -------
+        TemperatureScaling
+            This one.
+
+        Raises
+        ------
+        ValueError, TypeError
+            One line that names the argument, the first offending row and the value; or why no temperature is best.
+        """
+        return self.fit_chunks([(logits, target, sample_weight)])
+
+    def fit_chunks(self, chunks: Chunks) -> "TemperatureScaling":
+        """Find the temperature of rows that come in chunks.
+
+        Parameters
+        ----------
+        chunks : iterable of (logits, target) or (logits, target, sample_weight)
+            Is gone through once a pass: a list, or an object whose ``__iter__`` starts again, reading from files.
+
+        Returns
+        -------
+        TemperatureScaling
+            This one.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As in `fit`.
+        """
+        data = Data(chunks, self.ignore_index, self.axis)
+        with limited(self.threads):
+            temperature, at = _minimise(data)
+        self.temperature_, self.n_passes_ = temperature, data.passes
+        self.nll_ = at.loss / at.weight
+        self.temperature_se_ = temperature**2 / math.sqrt(at.second)
+        self.n_classes_ = data.n_classes
+        return self
+
+    def transform(self, logits: ArrayLike, out: Any = None) -> np.ndarray:
+        """Divide logits by T: calibrated ones.
+
+        Parameters
+        ----------
+        logits : array
+            float64 for integers, else of the dtype that they have.
+        out : array, the logits' shape and dtype, optional
+            May be the logits themselves.
+
+        Returns
+        -------
+        array, the logits' shape and dtype
+        """
+        temperature = self._require_fit("temperature_")
+        z = checks.as_predictions(logits, "logits")
+        return np.divide(checks.array_of(z), checks.result_dtype(z).type(temperature), out=out)
+
+    apply = transform
+
+    def predict_proba(self, logits: ArrayLike) -> np.ndarray:
+        """softmax(logits / T), of the logits' dtype."""
+        temperature = self._require_fit("temperature_")
+        return losses.softmax(logits, axis=self.axis, temperature=temperature, threads=self.threads)
+
+    def evaluate(self, logits: ArrayLike, target: ArrayLike, sample_weight: ArrayLike | None = None) -> Calibration:
+        """Score rows without and with the temperature.
+
+        Parameters
+        ----------
+        logits, target, sample_weight
+            As in `fit`; best of rows that it has not seen.
+
+        Returns
+        -------
+        Calibration
+            Before and after.
+        """
+        return self.evaluate_chunks([(logits, target, sample_weight)])
+
+    def evaluate_chunks(self, chunks: Chunks) -> Calibration:
+        """The same for rows that come in chunks, in one pass."""
+        temperature = self._require_fit("temperature_")
+        with limited(self.threads):
+            return evaluate(Data(chunks, self.ignore_index, self.axis), temperature)
+
+    def save(self, path: "str | os.PathLike[str]") -> None:
+        """Write the temperature as JSON, to a file that appears whole or not at all."""
+        save_json(path, SCHEMA, self.to_dict())
+
+    @classmethod
+    def load(cls, path: "str | os.PathLike[str]") -> "TemperatureScaling":
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            Where the file is anything else.
+        """
+        facts, calibrator = load_json(path, SCHEMA), cls()
+        try:
+            calibrator.temperature_ = checks.as_temperature(facts["temperature"])
+            calibrator.temperature_se_ = float(facts["standard_error"])
+            calibrator.nll_, calibrator.n_passes_ = float(facts["nll"]), int(facts["passes"])
+            calibrator.n_classes_ = int(facts["n_classes"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{os.fspath(path)}: not a temperature ({error!r})") from None
+        return calibrator
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fitted figures as plain Python objects: temperature, standard_error, nll, passes, n_classes."""
+        return {
+            "temperature": self._require_fit("temperature_"),
+            "standard_error": self.temperature_se_,
+            "nll": self.nll_,
+            "passes": self.n_passes_,
+            "n_classes": self.n_classes_,
+        }
+
+
+def _slope(data: Data, temperature: float) -> Slope:
+    """The sums at one temperature, from one pass."""
+    sums = np.zeros((tempering.N_SUMS, STATE_SIZE), np.int64)
+
+    def add(batch: Batch) -> None:
+        for start, _, z, t, s in batch.slices():
+            if batch.is_hard:
+                call = kernels.temperature_sums(z, t, s, batch.has_ignore, batch.ignore_index, temperature)
+            else:
+                call = kernels.temperature_sums_soft(z, t, s, temperature)
+            row, reason = call.run(sums=sums)
+            if row >= 0:
+                raise batch.error(start + row, reason)
+            if sums[tempering.LOSS, [POS_INF, NEG_INF, NANS]].any():
+                raise refusal(batch)
+
+    data.go_through(add)
+    loss, first, second, weight = (float(exact_sum_value(state)) for state in sums)
+    if not weight > 0.0:
+        raise ValueError("target: no row to fit: there is none, or each is ignored or has weight 0")
+    return Slope(loss, first, second, weight)
+
+
+def _minimise(data: Data) -> tuple[float, Slope]:
+    """The temperature of least loss, and the sums at the last one tried."""
+    temperature, low, high, limit, last = 1.0, 0.0, math.inf, FIRST_LIMIT, 0.0
+    while True:
+        at = _slope(data, temperature)
+        # The slope of the loss in ln T is -first / T; Newton looks for a zero of `first` as a function of ln T.
+        if at.first < 0.0:
+            high = temperature
+        else:
+            low = temperature
+        curvature = at.second / temperature
+        if at.first == 0.0 and at.second > 0.0:
+            return temperature, at
+        step = at.first / curvature if abs(at.first) < curvature * 1e9 else math.copysign(math.inf, at.first)
+        if abs(step) > limit:
+            step = math.copysign(limit, step)
+            limit *= 2.0 if step * last > 0.0 else 1.0
+        following = temperature * float(kernels.exp_scalar(step))
+        if abs(step) <= LAST_STEP and last != 0.0:
+            return following, at
+        if not low < following < high:
+            following = math.sqrt(low * high)  # never without a bracket
+        flat = max(abs(at.first), at.second) <= FLAT * at.weight
+        if flat or not abs(math.log(following)) < FURTHEST:
+            raise ValueError(_no_optimum(at, flat and (at.loss > 0.5 * at.weight or data.n_classes == 1)))
+        if following == temperature:
+            return temperature, at
+        temperature, last = following, step
+
+
+def _no_optimum(at: Slope, equal: bool) -> str:
+    """Why no temperature is best, from the sums far out, and whether a row's logits are all equal."""
+    if equal:
+        return "logits: those of a row are all equal, in every row: no temperature changes the loss"
+    if at.first <= 0.0:
+        return (
+            "logits: every row's label has its largest logit, so that the likelihood grows without end as T goes to 0; "
+            "calibrate on rows that the classifier was not fitted on, or on more of them"
+        )
+    return (
+        "logits: the labels' are no larger than the rows' means, so that the likelihood grows without end as T goes to "
+        "infinity: predictions worse than chance; are the classes in the target's order, and are these logits?"
+    )
