@@ -62,6 +62,7 @@ def _compile_the_rest():
     import numpy as np
 
     from fastxent.adapters import sklearn
+    from fastxent.fit import TemperatureScaling
     from fastxent.kernels import exactsum, groups
 
     slots, ones = np.zeros((4, exactsum.COMPACT_SIZE), np.int64), np.ones(4, np.int64)
@@ -70,6 +71,8 @@ def _compile_the_rest():
     groups.weigh_counts(slots, 0, ones)
     for dtype in (np.float32, np.float64):
         sklearn.brier_score_loss([0, 1], np.full((2, 2), 0.5, dtype))
+        for target in ([0, 1], np.eye(2)):
+            TemperatureScaling().fit(np.array([[1, 0], [2, 0]], dtype), target)
     sklearn.d2_log_loss_score([0, 1], np.full((2, 2), 0.5), sample_weight=[1, 1])
 
 

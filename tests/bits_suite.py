@@ -12,6 +12,9 @@ import numpy as np
 
 import fastxent
 from fastxent.adapters import sklearn
+from fastxent.kernels import batch
+from fastxent.kernels import temperature as tempering
+from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_value
 
 ONE_VALUE = ("mean", "sum")
 KINDS = ("logits", "log_probs", "probs")
@@ -26,6 +29,13 @@ def digest(value):
     else:
         content = np.float64(value).tobytes()
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def temperature_sums(z, y):
+    """Loss and derivatives in the inverse temperature at T = 0.7, rounded."""
+    sums = np.zeros((tempering.N_SUMS, STATE_SIZE), np.int64)
+    batch.temperature_sums(np.ascontiguousarray(z)[None], y, np.empty(0), False, 0, 0.7).run(sums=sums)
+    return np.array([exact_sum_value(state) for state in sums])
 
 
 def calls(case):
@@ -67,6 +77,7 @@ def calls(case):
     yield "entropy, mean", fastxent.entropy, (z,), {"kind": "logits"}
     yield "log_likelihood", fastxent.log_likelihood, (z, y), {}
     yield "perplexity", fastxent.perplexity, (case["mild"], y), {}
+    yield "temperature", temperature_sums, (case["mild"], y), {}
 
 
 def score_calls(case):

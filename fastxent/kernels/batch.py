@@ -353,14 +353,14 @@ def _binary(x, target, s, options):
 
 def temperature_sums(z, labels, s, has_ignore, ignore_index, temperature):
     """Loss and derivatives in 1/T of logits and class indices; sums[tempering.N_SUMS] instead of two."""
-    z = _wide_enough(z, temperature)
+    z = wide_enough(z, temperature)
     options = settings(z.shape[2], has_ignore, ignore_index, temperature)
     return Call(tempering.temperature, z, z, options, z.size, labels, s)
 
 
 def temperature_sums_soft(z, target, s, temperature):
     """The same for distributions."""
-    z = _wide_enough(z, temperature)
+    z = wide_enough(z, temperature)
     return Call(
         tempering.temperature_soft, z, target, settings(z.shape[2], temperature=temperature), z.size, _NO_LABELS, s
     )
