@@ -1,0 +1,303 @@
+"""torch's losses under its own signatures, for tensors on the CPU: loss and gradient from one read of the logits.
+
+The gradient is made in the forward pass and kept; the backward pass scales it in place, where it has to at all, and
+hands it on. Numbers are fastxent's: every sum is exact, results are rounded once to the input's dtype. What torch would
+do silently is refused: a target distribution that does not sum to 1 within 1e-3, or that requires grad.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import fastxent
+
+try:
+    import torch
+except ImportError:
+    raise ImportError("fastxent.adapters.torch needs torch: pip install 'fastxent[torch]'") from None
+
+__all__ = ["CrossEntropyLoss", "cross_entropy"]
+
+HALVES = (torch.float16, torch.bfloat16)
+MOST_UNITS = 15  # 2^15 is a float16, and so is its product with any share of a mean
+
+
+def cross_entropy(
+    input: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """Cross-entropy of logits, as torch.nn.functional.cross_entropy, with its gradient from the same pass.
+
+    Parameters
+    ----------
+    input : tensor, shape (C,), (N, C) or (N, C, d1, ...), float16, bfloat16, float32 or float64, on the CPU
+        Logits, of any strides; -inf is a class of probability 0.
+    target : integer tensor, shape (), (N,) or (N, d1, ...); or floating tensor of the input's shape
+        Class indices 0..C-1, or distributions (non-negative, summing to 1 within 1e-3), which may not require grad.
+    weight : tensor, shape (C,), optional
+        Class weights: finite, at least 0.
+    ignore_index : int
+        Rows with this label are not read: loss and gradient 0, weight 0 in the mean. Not for distributions.
+    reduction : {"mean", "sum", "none"}
+        The mean divides by the sum of the labels' class weights; for distributions by the number of rows.
+    label_smoothing : float
+        ε in [0, 1]: the target becomes (1 - ε) p + ε / C.
+
+    Returns
+    -------
+    tensor of the input's dtype (under autocast float32 for halves)
+        In nats: shape (), or the target's without classes for reduction="none". Differentiable once, by `input`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        One line that names the argument, the first offending row and the value.
+
+    References
+    ----------
+    torch.nn.functional.cross_entropy.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastxent.adapters.torch import cross_entropy
+    >>> logits = torch.tensor([[0.0, 0.0], [0.0, 100.0]], requires_grad=True)
+    >>> cross_entropy(logits, torch.tensor([0, 1])).backward()
+    >>> logits.grad[0]
+    tensor([-0.2500,  0.2500])
+    """
+    for name, x in (("input", input), ("target", target), ("weight", weight)):
+        if x is None and name == "weight":
+            continue
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"{name}: an object of type {type(x).__name__} is no tensor")
+        if x.device.type != "cpu":
+            raise TypeError(f"{name}: a tensor on {x.device}; this loss is for the CPU, on others use torch's own")
+        if x is not input and x.requires_grad:
+            raise ValueError(f"{name}: requires grad, which is not computed here; pass {name}.detach()")
+    if not input.dtype.is_floating_point:
+        raise TypeError(f"input: dtype {input.dtype}; need float16, bfloat16, float32 or float64")
+    options = (ignore_index, reduction, float(label_smoothing), _result_dtype(input))
+    wants_gradient = input.requires_grad and torch.is_grad_enabled()
+    if torch.compiler.is_compiling():
+        loss: torch.Tensor = _operator(input, target, weight, *options, wants_gradient)[0]
+        return loss
+    if wants_gradient:
+        return _CrossEntropy.apply(input, target, weight, *options)
+    return _loss(input, target, weight, *options)
+
+
+class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
+    """`cross_entropy` as a module: torch.nn.CrossEntropyLoss with the loss and gradient of this package.
+
+    Parameters
+    ----------
+    weight, ignore_index, reduction, label_smoothing
+        As in `cross_entropy`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastxent.adapters.torch import CrossEntropyLoss
+    >>> CrossEntropyLoss(reduction="sum")(torch.zeros(3, 4), torch.tensor([0, 1, -100]))
+    tensor(2.7726)
+    """
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the loss."""
+        return cross_entropy(input, target, self.weight, self.ignore_index, self.reduction, self.label_smoothing)
+
+
+# What is computed
+
+
+def _result_dtype(input: torch.Tensor) -> torch.dtype:
+    return torch.float32 if input.dtype in HALVES and torch.is_autocast_enabled("cpu") else input.dtype
+
+
+def _class_axis(input: torch.Tensor) -> int:
+    return 1 if input.ndim > 2 else -1
+
+
+def _arguments(
+    input: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, ignore_index: int, smoothing: float
+) -> tuple[tuple[Any, Any], dict[str, Any]]:
+    """Those of fastxent's functions: the same memory."""
+    soft = input.shape == target.shape
+    options = {
+        "weight": weight,
+        "ignore_index": None if soft else ignore_index,
+        "label_smoothing": smoothing,
+        "axis": _class_axis(input),
+    }
+    return (_array(input), _array(target)), options
+
+
+def _array(x: torch.Tensor) -> Any:
+    """A tensor's memory as NumPy sees it; what it has no type for stays as it is."""
+    return x if x.dtype == torch.bfloat16 else x.detach().numpy()
+
+
+def _tensor(x: Any, dtype: torch.dtype) -> torch.Tensor:
+    """A number or an array in a dtype, rounded once if at all."""
+    if isinstance(x, float):
+        return torch.scalar_tensor(x, dtype=dtype)
+    if dtype == torch.bfloat16 and x.dtype.name == "bfloat16":
+        return torch.from_numpy(x.view("i2")).view(dtype)
+    return torch.from_numpy(x).to(dtype)
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Errors about our arguments in torch's words."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("logits", "input")) from None
+
+
+def _loss(
+    input: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    smoothing: float,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    arrays, options = _arguments(input, target, weight, ignore_index, smoothing)
+    with _errors():
+        loss = fastxent.cross_entropy(*arrays, reduction=reduction, **options)
+    return _tensor(loss, dtype)
+
+
+def _loss_and_gradient(
+    input: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    smoothing: float,
+    dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss, and the gradient times `_units`, in memory of NumPy's: its large pages come three times as fast."""
+    arrays, options = _arguments(input, target, weight, ignore_index, smoothing)
+    scale = _units(input, reduction)
+    with _errors():
+        loss, gradient = fastxent.cross_entropy_value_and_grad(
+            *arrays, reduction=reduction, grad_scale=scale, **options
+        )
+    return _tensor(loss, dtype), _tensor(gradient, input.dtype)
+
+
+def _units(input: torch.Tensor, reduction: str) -> float:
+    """What the kept gradient is multiplied with: float16 would lose most of a mean over many rows."""
+    if input.dtype != torch.float16 or reduction != "mean":
+        return 1.0
+    n_rows = input.numel() // max(input.shape[_class_axis(input)], 1)
+    return 2.0 ** min(MOST_UNITS, int(math.log2(max(n_rows, 1))))
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """The loss; its gradient is kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Any, target: Any, weight: Any, *options: Any) -> Any:
+        loss, ctx.gradient = _loss_and_gradient(input, target, weight, *options)
+        ctx.save_for_backward(input, target, weight)
+        ctx.options, ctx.units, ctx.axis = options, _units(input, options[1]), _class_axis(input)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Any) -> Any:
+        gradient, ctx.gradient = ctx.gradient, None  # given away, so that it may be scaled in place
+        with torch.no_grad():
+            if gradient is None:  # a second time: of a graph that was freed this raises
+                _, gradient = _loss_and_gradient(*ctx.saved_tensors, *ctx.options)
+            if grad_output.ndim and any(grad_output.stride()):
+                gradient.mul_(grad_output.unsqueeze(ctx.axis))
+            elif grad_output.numel():
+                factor = grad_output[(0,) * grad_output.ndim].item() / ctx.units
+                if factor != 1.0:
+                    gradient.mul_(factor)
+        if torch.is_grad_enabled():  # create_graph=True
+            gradient = _Last.apply(gradient, grad_output, ctx.saved_tensors[0])
+        return gradient, *(None,) * (2 + len(ctx.options))
+
+
+class _Last(torch.autograd.Function):
+    """A gradient that cannot be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Any, *sources: Any) -> Any:
+        return gradient
+
+    @staticmethod
+    def backward(ctx: Any, _: Any) -> Any:
+        raise RuntimeError("fastxent.adapters.torch has no second derivatives; use torch's own loss for them")
+
+
+# Inside torch.compile: an operator that the compiler does not look into
+
+
+@torch.library.custom_op("fastxent::cross_entropy", mutates_args=())
+def _operator(
+    input: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    dtype: torch.dtype,
+    wants_gradient: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The loss, the gradient and one over its units."""
+    given = input, target, weight, ignore_index, reduction, label_smoothing, dtype
+    units = torch.scalar_tensor(1.0 / _units(input, reduction), dtype=torch.float64)
+    if wants_gradient:
+        loss, gradient = _loss_and_gradient(*given)
+        like = torch.empty_like(input, device="meta")  # what the compiler was told of its strides
+        if gradient.stride() != like.stride():
+            gradient = torch.empty_like(input).copy_(gradient)
+        return loss, gradient, units
+    return _loss(*given), input.new_empty(0), units
+
+
+@_operator.register_fake
+def _shapes(
+    input: Any,
+    target: Any,
+    weight: Any,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    dtype: torch.dtype,
+    wants_gradient: bool,
+) -> Any:
+    shape = list(input.shape) if reduction == "none" else []
+    if shape:
+        del shape[_class_axis(input)]
+    gradient = torch.empty_like(input) if wants_gradient else input.new_empty(0)
+    return input.new_empty(shape, dtype=dtype), gradient, input.new_empty((), dtype=torch.float64)
+
+
+def _keep(ctx: Any, inputs: Any, output: Any) -> None:
+    _, gradient, units = output
+    ctx.save_for_backward(gradient, units)
+    ctx.axis, ctx.per_row = _class_axis(inputs[0]), inputs[4] == "none"
+
+
+def _backward(ctx: Any, grad_loss: Any, *_: Any) -> Any:
+    gradient, units = ctx.saved_tensors
+    wide = torch.float32 if gradient.dtype in HALVES else gradient.dtype
+    scale = (grad_loss * units).to(wide)
+    scaled = gradient.to(wide) * (scale.unsqueeze(ctx.axis) if ctx.per_row else scale)
+    return scaled.to(gradient.dtype), *(None,) * 7
+
+
+_operator.register_autograd(_backward, setup_context=_keep)
