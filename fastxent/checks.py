@@ -345,7 +345,8 @@ def _refuse_bad_weights(array: np.ndarray, name: str, place: Callable[[int], str
 
 def as_grad_scale(value: Any, reduction: str, shape: tuple[int, ...]) -> tuple[float, np.ndarray | None]:
     """(a finite number, None); or (1, one number a row), for reduction="none" alone."""
-    if not (hasattr(value, "shape") and len(value.shape) > 0) and not isinstance(value, (list, tuple)):
+    rows = hasattr(value, "__len__") and not isinstance(value, (str, bytes)) and getattr(value, "shape", None) != ()
+    if not rows:
         return as_real(value, "grad_scale", -math.inf, math.inf, open_low=True, open_high=True), None
     if reduction != "none":
         raise ValueError(f"grad_scale: one number a row needs reduction='none', not {reduction!r}; pass one number")

@@ -53,6 +53,9 @@ def every_function(z, p, y, s, w, b, t):
         fx.binary_cross_entropy(b, t, sample_weight=s, reduction="none"),
         fx.binary_log_loss(t, t, sample_weight=s),
         card,
+        *fx.cross_entropy_value_and_grad(z, y, weight=w, sample_weight=s),
+        *fx.cross_entropy_value_and_grad(z, p, reduction="none", grad_scale=s),
+        *fx.binary_cross_entropy_value_and_grad(b, t, sample_weight=s),
     ]
 
 
