@@ -118,3 +118,8 @@ def _first_line(error: Exception) -> str:
 
 def kind_of(x: Any) -> str:
     return "None" if x is None else f"an object of type {type(x).__name__}"
+
+
+def is_text(array: ArrayOrPieces) -> bool:
+    """Whether an array holds strings."""
+    return array.dtype.kind in "UST" or (array.dtype.kind == "O" and array.size > 0 and isinstance(array.flat[0], str))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fastxent.arrays import as_pieces, kind_of, writable_array
+from fastxent.arrays import as_pieces, is_text, kind_of, writable_array
 from fastxent.frames import ENCODE, ArrayOrPieces, Pieces
 from fastxent.kernels.batch import first_bad_weight
 from fastxent.kernels.narrow import widened
@@ -373,11 +373,6 @@ def as_output(out: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray |
 
 
 # Messages
-
-
-def is_text(array: ArrayOrPieces) -> bool:
-    """Whether an array holds strings."""
-    return array.dtype.kind in "UST" or (array.dtype.kind == "O" and array.size > 0 and isinstance(array.flat[0], str))
 
 
 @contextmanager
