@@ -22,6 +22,7 @@ from fastxent.arrays import as_array
 from fastxent.kernels import batch as kernels
 from fastxent.kernels.brier import add_class_weights
 from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_add_block, exact_sum_value
+from fastxent.kernels.narrow import widened
 from fastxent.kernels.scorecard import prior_nll
 from fastxent.reductions import LOSSES, divide, new_sums, values_of
 from fastxent.slices import COPY_BYTES
@@ -248,8 +249,9 @@ def __getattr__(name: str) -> Any:
 
 
 def _as_probs(y_proba: Any) -> np.ndarray:
-    """Probabilities as they are, (n, C), or (n,) for one column. bfloat16 as its bits."""
-    array, _ = as_array(y_proba, "y_proba")
+    """Probabilities as they are, (n, C), or (n,) for one column; bfloat16 widened."""
+    array, bfloat16 = as_array(y_proba, "y_proba")
+    array = widened(array) if bfloat16 else array
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim not in (1, 2):

@@ -1,0 +1,124 @@
+"""Objectives and a metric for XGBoost, as `xgboost.train(obj=, custom_metric=)` and `XGBClassifier(objective=,
+eval_metric=)` take them.
+
+Keep the built-in objective's name among the parameters of `train` ("multi:softprob" with num_class, "binary:logistic"):
+predictions then are probabilities. XGBClassifier does so itself.
+
+Without options, training grows the trees of the built-in objective if it begins where that does: at the classes'
+frequencies, which `base_score` gives to pass on. Otherwise a custom objective begins at XGBoost's base_score of 0.5.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastxent.adapters.boosting import BinaryLoss, CrossEntropyLoss, Derivatives, SoftmaxLoss, arguments
+from fastxent.adapters.labels import as_labels
+
+__all__ = ["BinaryObjective", "CrossEntropyMetric", "SoftmaxObjective"]
+
+# As in multi:softprob. Twice the diagonal bounds the whole Hessian: its other entries of a row add up to as much.
+SOFTMAX_FACTOR = 2.0
+LEAST_HESSIAN = 1e-16  # as in both built-in objectives
+
+
+class SoftmaxObjective(SoftmaxLoss):
+    """What multi:softprob and multi:softmax minimise, with options.
+
+    Parameters
+    ----------
+    weight : array, shape (C,), optional
+        Class weights: finite, at least 0.
+    label_smoothing : float
+        ε in [0, 1]: the target becomes (1 - ε) one-hot + ε / C.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastxent.adapters.xgboost import SoftmaxObjective
+    >>> grad, hess = SoftmaxObjective(weight=[1.0, 3.0])(np.array([0, 1]), np.zeros((2, 2), np.float32))
+    >>> grad, hess
+    (array([[-0.5,  0.5],
+           [ 1.5, -1.5]], dtype=float32), array([[0.5, 0.5],
+           [1.5, 1.5]], dtype=float32))
+    """
+
+    def __call__(self, first: Any, second: Any, sample_weight: Any = None) -> Derivatives:
+        """Gradient and Hessian of (predictions, DMatrix) or of (labels, predictions, sample_weight)."""
+        grad, hess = self.derivatives(*arguments(first, second, sample_weight))
+        hess *= SOFTMAX_FACTOR
+        return grad, np.maximum(hess, LEAST_HESSIAN, out=hess)
+
+    def base_score(self, labels: ArrayLike, sample_weight: ArrayLike | None = None) -> list[float]:
+        """Where multi:softprob begins, for the parameter of that name: ln of each class's frequency, less their mean.
+
+        Parameters
+        ----------
+        labels : array, shape (n,)
+            Whole numbers 0..C-1, each of which occurs.
+        sample_weight : array, shape (n,), optional
+        """
+        counts = np.bincount(as_labels(labels, "labels"), None if sample_weight is None else np.asarray(sample_weight))
+        if not counts.all():
+            raise ValueError(f"labels: class {int(np.argmin(counts))} does not occur, or has no weight")
+        scores = np.log(counts / counts.sum())
+        return (scores - scores.mean()).tolist()
+
+
+class BinaryObjective(BinaryLoss):
+    """What binary:logistic minimises, with options.
+
+    Parameters
+    ----------
+    pos_weight : float, optional
+        Weight of the positive class, label 1: finite, at least 0. As XGBoost's scale_pos_weight, which is left alone.
+    label_smoothing : float
+        ε in [0, 1]: the target t becomes (1 - ε) t + ε / 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastxent.adapters.xgboost import BinaryObjective
+    >>> BinaryObjective()(np.array([0.0, 1.0]), np.zeros(2, np.float32))
+    (array([ 0.5, -0.5], dtype=float32), array([0.25, 0.25], dtype=float32))
+    """
+
+    def __call__(self, first: Any, second: Any, sample_weight: Any = None) -> Derivatives:
+        """Gradient and Hessian of (predictions, DMatrix) or of (labels, predictions, sample_weight)."""
+        grad, hess = self.derivatives(*arguments(first, second, sample_weight))
+        return grad, np.maximum(hess, LEAST_HESSIAN, out=hess)
+
+    def base_score(self, labels: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Where binary:logistic begins, for the parameter of that name: the share of label 1.
+
+        Parameters
+        ----------
+        labels : array, shape (n,)
+        sample_weight : array, shape (n,), optional
+        """
+        return float(np.average(np.asarray(labels, float), weights=sample_weight))
+
+
+class CrossEntropyMetric(CrossEntropyLoss):
+    """Mean cross-entropy in nats, XGBoost's mlogloss or logloss, without their clipping.
+
+    Parameters
+    ----------
+    kind : {"logits", "probs"}
+        What it is given: "logits" beside an objective of this module, "probs" beside a built-in one.
+    name : str
+        What reports call it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastxent.adapters.xgboost import CrossEntropyMetric
+    >>> round(CrossEntropyMetric()(np.array([0, 1]), np.zeros((2, 3))), 6)
+    1.098612
+    """
+
+    def __call__(self, first: Any, second: Any, sample_weight: Any = None) -> Any:
+        """(name, value) of (predictions, DMatrix); the value of (labels, predictions, sample_weight)."""
+        value = self.value(*arguments(first, second, sample_weight))
+        return (self.name, value) if hasattr(second, "get_label") else value
