@@ -97,7 +97,8 @@ class BinaryObjective(BinaryLoss):
         labels : array, shape (n,)
         sample_weight : array, shape (n,), optional
         """
-        return float(np.average(np.asarray(labels, float), weights=sample_weight))
+        weights = None if sample_weight is None else np.asarray(sample_weight, float)
+        return float(np.average(np.asarray(labels, float), weights=weights))
 
 
 class CrossEntropyMetric(CrossEntropyLoss):
