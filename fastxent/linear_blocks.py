@@ -153,11 +153,18 @@ class Piece:
     sample_weight: np.ndarray  # float64[m], or ABSENT
 
 
-def pieces(batch: LinearBatch) -> Iterator[Piece]:
-    """The rows in pieces of ``block_rows``, without the ignored ones."""
-    hidden, n = Factor(batch.hidden, batch.dtype), batch.hidden.n_rows
-    for start in range(0, n, batch.block_rows):
-        stop = min(start + batch.block_rows, n)
+def pieces(batch: LinearBatch, most: int = 0) -> Iterator[Piece]:
+    """The rows in pieces of at most ``most`` or ``block_rows``, without the ignored ones."""
+    hidden = Factor(batch.hidden, batch.dtype)
+    for rows, labels, s in labelled(batch, most or batch.block_rows):
+        yield Piece(rows, hidden.block(rows), labels, s)
+
+
+def labelled(batch: LinearBatch, most: int) -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
+    """The same without their hidden states: places, labels and weights."""
+    n = batch.hidden.n_rows
+    for start in range(0, n, most):
+        stop = min(start + most, n)
         labels, s, kept = rows_cut(batch.labels, start, stop, I64), ABSENT, None
         if batch.sample_weight is not None:
             s = sample_weight_slice(batch.sample_weight, start, stop, batch.hidden.shape)
@@ -166,7 +173,7 @@ def pieces(batch: LinearBatch) -> Iterator[Piece]:
             labels, s = labels[kept], s[kept] if s.size else s
         rows = slice(start, stop) if kept is None else start + np.flatnonzero(kept)
         if labels.size:
-            yield Piece(rows, hidden.block(rows), labels, s)
+            yield rows, labels, s
 
 
 def product(left: np.ndarray, right: np.ndarray, into: np.ndarray) -> np.ndarray:
@@ -182,12 +189,14 @@ def product(left: np.ndarray, right: np.ndarray, into: np.ndarray) -> np.ndarray
 class Losses:
     """A batch's losses, piece by piece."""
 
-    def __init__(self, batch: LinearBatch, ranked: bool) -> None:
-        self.batch, self.bounds = batch, batch.class_bounds()
+    def __init__(self, batch: LinearBatch, ranked: bool = False, rows: int = 0) -> None:
+        """``rows``: so many at once, and all classes in one block; 0: as suits the losses."""
+        self.batch, self.bounds = batch, [(0, batch.n_classes)] if rows else batch.class_bounds()
         self.smoothed = batch.label_smoothing > 0.0
         self.options = batch.options(self.smoothed, ranked)
         self.classifier = Factor(batch.classifier, batch.dtype)
-        self.logits = np.empty(batch.block_rows * batch.widest, batch.dtype)
+        size = rows * batch.n_classes if rows else batch.block_rows * batch.widest
+        self.logits = np.empty(size, batch.dtype)
         self.bias = batch.bias.astype(batch.dtype).reshape(1, 1, -1)
 
     def own_logits(self, piece: Piece) -> np.ndarray:

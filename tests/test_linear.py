@@ -9,7 +9,7 @@ import pytest
 import reference
 
 import fastxent
-from fastxent import linear_blocks
+from fastxent import linear_blocks, linear_gradients
 
 BOUND = {np.float32: 2.0**-21, np.float64: 2.0**-49}
 
@@ -252,6 +252,17 @@ def test_a_bad_call_says_what_is_wrong(wrong, error, message):
 # ---- gradients
 
 
+@pytest.fixture(params=["one block", "rows in pieces", "blocks made twice"])
+def ways(request, monkeypatch):
+    """The ways to the gradient: all logits of some rows kept, or blocks of some classes made again."""
+    if request.param == "rows in pieces":
+        monkeypatch.setattr(linear_gradients, "MOST_KEPT_ROWS", 16)
+    if request.param == "blocks made twice":
+        monkeypatch.setattr(linear_gradients, "KEPT_BYTES", 0)
+        monkeypatch.setattr(linear_blocks, "BLOCK_ROWS", 16)
+        monkeypatch.setattr(linear_blocks, "BLOCK_CLASSES", 100)
+
+
 def gradients_of(hidden, classifier, labels, reduction, bias=0.0, cap=None, temperature=1.0, smoothing=0.0,
                  weight=None, sample_weight=None, ignored=None):  # fmt: skip
     """With respect to hidden states, classifier and bias, from all logits in float64."""
@@ -281,7 +292,7 @@ GRADIENT_OPTIONS = [
 
 @pytest.mark.parametrize(("options", "same"), GRADIENT_OPTIONS, ids=lambda x: str(x))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_gradients_equal_those_of_the_logits(dtype, options, same, blocks):
+def test_gradients_equal_those_of_the_logits(dtype, options, same, ways):
     rng = np.random.default_rng(7)
     hidden, classifier = rng.standard_normal((37, 24)).astype(dtype), rng.standard_normal((333, 24)).astype(dtype)
     bias, labels = rng.standard_normal(333).astype(dtype), rng.integers(0, 333, 37)
@@ -291,9 +302,10 @@ def test_gradients_equal_those_of_the_logits(dtype, options, same, blocks):
         loss, *found = fastxent.linear_cross_entropy_value_and_grad(
             hidden, classifier, labels, linear_bias=bias, reduction=reduction, grad_scale=2.0, **options, **weights
         )
-        assert loss == fastxent.linear_cross_entropy(
+        alone = fastxent.linear_cross_entropy(
             hidden, classifier, labels, linear_bias=bias, reduction=reduction, **options, **weights
         )
+        assert loss == pytest.approx(alone, rel=BOUND[dtype])
         for got, wanted in zip(found, gradients_of(hidden, classifier, labels, reduction, bias, **same, **weights)):
             assert got.dtype == dtype
             np.testing.assert_allclose(got, 2 * wanted, rtol=0, atol=20 * np.finfo(dtype).eps * abs(wanted).max())
@@ -330,7 +342,8 @@ def test_the_labels_gradient_keeps_its_digits(dtype):
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float16"])
-def test_narrow_gradients_are_those_of_float32_rounded(name, blocks):
+def test_narrow_gradients_are_those_of_float32_rounded(name, blocks, monkeypatch):
+    monkeypatch.setattr(linear_gradients, "KEPT_BYTES", 0)  # where the classifier is not narrow either
     dtype = pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else np.float16
     rng = np.random.default_rng(9)
     hidden, classifier = rng.standard_normal((37, 24)).astype(dtype), rng.standard_normal((333, 24)).astype(dtype)
@@ -343,6 +356,21 @@ def test_narrow_gradients_are_those_of_float32_rounded(name, blocks):
     for got, want in zip(found, wanted):
         assert got.dtype == dtype
         np.testing.assert_array_equal(got, want.astype(dtype))
+
+
+def test_gradients_of_the_rows_losses_by_factors_of_theirs(ways):
+    hidden, classifier, labels = whole_numbers(np.float64)
+    factors = np.random.default_rng(12).standard_normal(37)
+    loss, *found = fastxent.linear_cross_entropy_value_and_grad(
+        hidden, classifier, labels, reduction="none", grad_scale=factors
+    )
+    assert loss.shape == (37,)
+    logits = hidden @ classifier.T
+    q = np.exp(logits - reference.logsumexp(logits).astype(np.float64)[:, None])
+    q[np.arange(37), labels] -= 1
+    q *= factors[:, None]
+    for got, wanted in zip(found, (q @ classifier, q.T @ hidden)):
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-12 * abs(wanted).max())
 
 
 def test_gradients_where_no_row_counts_and_where_a_row_has_no_softmax():

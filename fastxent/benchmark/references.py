@@ -15,9 +15,9 @@ from fastxent.kernels.blocks import first_view, strided
 from fastxent.kernels.jit import compiled
 from fastxent.kernels.memory import load, pointer, prefetch
 from fastxent.kernels.simd import add_reduce
-from fastxent.linear_blocks import product
+from fastxent.linear_blocks import Losses, product
 from fastxent.linear_checks import as_linear_batch
-from fastxent.linear_gradients import add_product
+from fastxent.linear_gradients import add_product, kept_rows
 
 Call = Callable[[], Any]
 
@@ -117,16 +117,19 @@ def _gather(z: np.ndarray, y: np.ndarray) -> Call:
 
 
 def products_alone(hidden: np.ndarray, y: np.ndarray, classifier: np.ndarray, gradient: bool) -> None:
-    """The matrix products of linear cross-entropy, and of its gradient, in the same blocks."""
+    """The matrix products of linear cross-entropy, or of its gradient, in the same blocks."""
     batch = as_linear_batch(hidden, classifier, y)
-    rows, room = batch.block_rows, np.empty(batch.block_rows * batch.widest, batch.dtype)
+    kept = kept_rows(batch) if gradient else 0
+    work = Losses(batch, rows=kept)
+    rows, room = kept or batch.block_rows, work.logits
     into = [np.zeros_like(x) for x in (hidden, classifier)] if gradient else []
     for start in range(0, len(hidden), rows):
         h = hidden[start : start + rows]
-        for first, last in batch.class_bounds():
+        for first, last in work.bounds:
             z = product(h, classifier[first:last], room)
-            if into:
+            if gradient and not kept:
                 product(h, classifier[first:last], room)
+            if gradient:
                 add_product(z, classifier[first:last], into[0][start : start + rows], turned=False)
                 add_product(z, h, into[1][first:last], turned=True)
 
