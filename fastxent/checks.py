@@ -388,7 +388,9 @@ def part_of(shape: tuple[int, ...], starts: tuple[int, ...]) -> Iterator[None]:
 def where(row: int, shape: tuple[int, ...]) -> str:
     """Name a row, with its index where that says more."""
     whole = _whole.get()
-    if whole is not None:
+    if whole is not None and len(whole[0]) == 1:  # whatever the part's own shape, its rows follow one another
+        row, shape = row + whole[1][0], whole[0]
+    elif whole is not None:
         index = [i + start for i, start in zip(np.unravel_index(row, shape), whole[1])]
         shape, row = whole[0], int(np.ravel_multi_index(index, whole[0]))
     if len(shape) < 2:

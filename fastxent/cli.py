@@ -119,6 +119,12 @@ def score(
         ),
     ] = None,
     save_every: Annotated[float, _option("Seconds between writes of STATE.", _GO, show_default=True)] = 5.0,
+    workers: Annotated[
+        int | None, _option("Score in so many processes, which share this machine's cores.", _GO, metavar="N")
+    ] = None,
+    scheduler: Annotated[
+        str | None, _option("Score on the workers of a Dask scheduler.", _GO, metavar="ADDRESS")
+    ] = None,
     first_row: Annotated[
         int | None, _option("The file's first row in a whole of many files, for the ids of rows.", _GO, metavar="N")
     ] = None,
@@ -135,6 +141,13 @@ def score(
     for name, value in (("--first-row", first_row), ("--save-every", save_every)):
         if value is not None and not value >= 0:
             raise ValueError(f"{name}: {value} is negative")
+    on_cluster = workers is not None or scheduler is not None
+    if workers is not None and workers < 1:
+        raise ValueError(f"--workers: {workers} is below 1")
+    if workers is not None and scheduler is not None:
+        raise ValueError("--workers: starts a cluster, --scheduler names one that runs; give one of them")
+    if on_cluster and resume is not None:
+        raise ValueError("--resume: goes with neither --workers nor --scheduler, which start dead workers' parts anew")
     from fastxent.files.scan import Wanted
     from fastxent.score_files import Job, score_files
     from fastxent.score_resume import StateFile
@@ -154,7 +167,7 @@ def score(
     }
     job = Job(predictions, target, wanted, options, first_row)
     state = None if resume is None else StateFile(resume, save_every)
-    done, n_bytes, begin = 0, 0, time.perf_counter()
+    done, n_bytes, cluster_s, begin = 0, 0, 0.0, time.perf_counter()
     with _progress() as show_progress:
 
         def tell(what: str, fraction: float, rows: int, bytes_read: int) -> None:
@@ -163,7 +176,14 @@ def score(
             show_progress(what, fraction, rows, bytes_read)
 
         try:
-            scorer = score_files(job, tell=tell, state=state)
+            if on_cluster:
+                from fastxent.score_cluster import score_on_cluster
+
+                part = score_on_cluster(job, workers=workers, scheduler=scheduler, tell=tell)
+                scorer, done, n_bytes = part.scorer, part.rows, part.n_bytes
+                cluster_s = time.perf_counter() - begin - part.elapsed_s
+            else:
+                scorer = score_files(job, tell=tell, state=state)
         except KeyboardInterrupt:
             if state is None:
                 raise
@@ -176,7 +196,9 @@ def score(
         from fastxent.cards import score_card, show, speed
 
         title = predictions if target is None else f"{predictions}, {target}"
-        footer = speed(done, n_bytes, elapsed_s)
+        footer = speed(done, n_bytes, elapsed_s - cluster_s)
+        if on_cluster:
+            footer += f", and {cluster_s:.1f} s to start and end the cluster"
         if done < result.n + result.ignored + result.invalid:
             footer = (
                 f"{resume} had rows already. The others: {footer}" if done else f"From {resume}, which was finished."

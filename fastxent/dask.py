@@ -225,8 +225,7 @@ def score(
     ignore_index = new_scorer().options["ignore_index"]  # complains about the options here and now
     batch = _Batch("predictions", predictions, target, axis, None, sample_weight, ignore_index, ids)
     parts = batch.each_chunk(partial(_score_part, new_scorer, batch.shape), placed=True)
-    whole = _tree(parts, partial(_merge_scorers, new_scorer), partial(_finish_score, new_scorer), OBJECT)
-    return whole.to_delayed().item()
+    return _tree(parts, _merge_scorers, _finish_score, OBJECT).to_delayed().item()
 
 
 # What tasks do: a chunk of rows becomes a part, parts are merged, the whole is rounded
@@ -251,15 +250,17 @@ def _score_part(
     return new_scorer().update(predictions, target, start=start, ids=ids, sample_weight=sample_weight)
 
 
-def _merge_scorers(new_scorer: Callable[[], Scorer], parts: Iterable[Scorer]) -> Scorer:
-    merged = new_scorer()
-    for part in parts:
+def _merge_scorers(parts: Iterable[Scorer]) -> Scorer:
+    """One score card of several, which belong to dask and stay as they are."""
+    first, *others = parts
+    merged = Scorer(**first.options).merge(first)
+    for part in others:
         merged.merge(part)
     return merged
 
 
-def _finish_score(new_scorer: Callable[[], Scorer], parts: Iterable[Scorer]) -> Score:
-    result = _merge_scorers(new_scorer, parts).result()
+def _finish_score(parts: Iterable[Scorer]) -> Score:
+    result = _merge_scorers(parts).result()
     if not result.weight > 0:
         _warn_clients(NOTHING_SCORED)
     return result

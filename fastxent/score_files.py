@@ -85,7 +85,8 @@ def score_files(
 
     # Threads that wait for the next block leave the cores to the one that reads it, instead of spinning.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from fastxent.scoring import Scorer  # loads Numba: a missing file is told without waiting for it
+    from fastxent import checks  # loads Numba: a missing file is told without waiting for it
+    from fastxent.scoring import Scorer
 
     scorer = Scorer(n_classes=scan.n_classes, **job.options)
     offset, source = job.first_row or 0, None
@@ -109,13 +110,9 @@ def score_files(
                 "ids": chunk.ids,
                 "sample_weight": chunk.weight,
             }
-            try:
-                with undisturbed() if state is not None else nullcontext():
-                    scorer.update(chunk.predictions, chunk.target, **given)
-            except (ValueError, TypeError) as error:
-                if chunk.start:
-                    raise type(error)(f"{error} (rows counted from row {chunk.start} of the file)") from None
-                raise
+            place = checks.part_of((chunk.start + chunk.n_rows,), (chunk.start,))  # errors name rows of the file
+            with place, undisturbed() if state is not None else nullcontext():
+                scorer.update(chunk.predictions, chunk.target, **given)
             if state is not None:
                 state.save_if_due(scorer)
             tell("scoring", scan.fraction, scan.rows_read, scan.bytes_read)
