@@ -3,6 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich import box
 from rich.console import Console, Group
 from rich.table import Table
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 MOST_BINS = 20
 MOST_WORST = 5
+MOST_GROUPS = 10  # of the largest, and as many of the worst
 
 
 def show(card: Group) -> None:
@@ -35,6 +37,8 @@ def score_card(score: "Score", title: str, footer: str) -> Group:
     parts: list[Any] = [Text(title, "bold"), _what(score), "", _figures(score)]
     if score.reliability is not None and score.n:
         parts += ["", _calibration(score)]
+    if score.groups is not None:
+        parts += _groups(score.groups)
     if score.worst:
         parts += ["", _worst(score)]
     return Group(*parts, "", Text(footer, "dim"))
@@ -136,6 +140,29 @@ def _calibration(score: "Score") -> Table:
             Text(f"{gap:+.4f}", "red" if abs(gap) > 0.05 else "yellow" if abs(gap) > 0.01 else "green"),
         )
     return table
+
+
+def _groups(groups: Any) -> list[Any]:
+    """The largest groups of rows, then the worst of the others."""
+    figures = groups.table()
+    largest = np.argsort(-figures.n, kind="stable")
+    shown, rest = largest[:MOST_GROUPS], largest[MOST_GROUPS:]
+    worst = rest[np.argsort(-np.nan_to_num(figures.nll[rest], nan=-1.0), kind="stable")][:MOST_GROUPS]
+    left = rest.size - worst.size
+    parts: list[Any] = []
+    for title, chosen in (("largest groups" if rest.size else "groups", shown), ("worst of the others", worst)):
+        if chosen.size:
+            table = _table(title, "rows", "NLL", "std err", "accuracy", "ECE")
+            for k in chosen.tolist():
+                card = groups[figures.value[k]]
+                shares = [
+                    "" if x is None else form.format(x) for x, form in ((card.accuracy, "{:.2%}"), (card.ece, "{:.4f}"))
+                ]
+                table.add_row(str(figures.value[k]), f"{card.n:,}", f"{card.nll:.6f}", f"{card.nll_se:.2g}", *shares)
+            parts += ["", table]
+    if left:
+        parts.append(Text(f"and {left:,} groups more; --json has all of them", "dim"))
+    return parts
 
 
 def _worst(score: "Score") -> Table:

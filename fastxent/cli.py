@@ -93,6 +93,7 @@ def score(
     ] = None,
     weight_column: Annotated[str | None, _option("A weight for each row (or a member).", _WHAT)] = None,
     id_column: Annotated[str | None, _option("Names of the rows, for the worst ones.", _WHAT)] = None,
+    by: Annotated[str | None, _option("A card for each group of rows: integers or text (or a member).", _WHAT)] = None,
     predictions_key: Annotated[str | None, _option("Member of an .npz, .safetensors, .zarr or .h5.", _WHAT)] = None,
     target_key: Annotated[str | None, _option("Member, likewise.", _WHAT)] = None,
     classes: Annotated[
@@ -152,7 +153,9 @@ def score(
     from fastxent.score_files import Job, score_files
     from fastxent.score_resume import StateFile
 
-    wanted = Wanted(columns, target_column, weight_column, id_column, predictions_key, target_key, axis, classes)
+    wanted = Wanted(
+        columns, target_column, weight_column, id_column, predictions_key, target_key, axis, classes, by_column=by
+    )
     options = {
         "kind": kind.value.replace("-", "_"),
         "ignore_index": ignore_index,

@@ -92,7 +92,7 @@ def score_files(
     offset, source = job.first_row or 0, None
     if state is not None:
         columns = {name: value for name, value in asdict(job.wanted).items() if value is not None}
-        scorer.about = {**scan.fingerprint(), "columns": columns, "first_row": job.first_row, "finished": False}
+        scorer.about = {"columns": columns, "first_row": job.first_row, **scan.fingerprint(), "finished": False}
         scorer = state.load(scorer)
         if scorer.about["finished"]:
             return scorer
@@ -109,6 +109,7 @@ def score_files(
                 "source": source,
                 "ids": chunk.ids,
                 "sample_weight": chunk.weight,
+                "by": chunk.by,
             }
             place = checks.part_of((chunk.start + chunk.n_rows,), (chunk.start,))  # errors name rows of the file
             with place, undisturbed() if state is not None else nullcontext():

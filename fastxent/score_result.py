@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,6 +114,8 @@ class Score:
         The rows with the largest NLL, largest first; ties by lower id.
     options : dict
         What was asked for.
+    groups : mapping or None
+        With `by`: the Score of each group's rows, by the group's name; its `table()` has the main figures of all.
     """
 
     kind: str
@@ -143,6 +146,7 @@ class Score:
     classes: ClassTable | None
     worst: tuple[WorstRow, ...]
     options: dict[str, Any]
+    groups: "Mapping[int | str, Score] | None" = None
 
     def __eq__(self, other: object) -> bool:
         """Whether every figure has the same bits (NaN equals NaN)."""
@@ -153,6 +157,14 @@ class Score:
 
     def _values(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def _numbers(self) -> dict[str, Any]:
+        """The figures that are one number, and those of top_k."""
+        return {
+            name: value
+            for name, value in self._values().items()
+            if isinstance(value, (int, float)) or name == "top_k_accuracy"
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain Python objects that JSON can hold, under a fixed schema.
@@ -165,7 +177,8 @@ class Score:
             "top_k_accuracy": {"1": ..., "5": ...}. "reliability": {"edges", "n", "weight", "accuracy", "confidence"},
             "nll_histogram": {"edges", "n"} and "classes": {"n", "weight", "nll", "accuracy", "precision", "recall",
             "f1"} hold lists. "confusion": {"n_pairs": how many pairs occur, "label", "predicted", "n": lists}, the
-            10,000 pairs with the most rows when there are more. "worst": a list of {"id", "label", "nll"}.
+            10,000 pairs with the most rows when there are more. "worst": a list of {"id", "label", "nll"}. "groups": a
+            list of {"value": the group's name, and those attributes of its card that are numbers}, or None.
 
         Examples
         --------
@@ -178,6 +191,8 @@ class Score:
             pairs = self.confusion
             most = np.sort(np.argsort(-pairs.n, kind="stable")[:SHOWN_PAIRS])
             values["confusion"] = {"n_pairs": pairs.n.size, **{k: v[most] for k, v in pairs._asdict().items()}}
+        if self.groups is not None:
+            values["groups"] = [{"value": value, **card._numbers()} for value, card in self.groups.items()]
         return _plain({"schema": SCHEMA, "arithmetic": ARITHMETIC, **values})
 
     def __str__(self) -> str:
@@ -205,6 +220,8 @@ class Score:
         rows += [(name, f"{value:.6g}") for name, value in shares if value is not None]
         if self.roc_auc is not None:
             rows.append(("ROC AUC", f"{self.roc_auc:.6g}  (within {self.roc_auc_resolution:.1g})"))
+        if self.groups is not None:
+            rows.append(("groups", f"{len(self.groups):,}"))
         if self.worst:
             row = self.worst[0]
             label = "" if row.label is None else f", label {row.label}"
@@ -236,6 +253,8 @@ def _bits(value: Any) -> Any:
         return value.hex()
     if isinstance(value, np.ndarray):
         return value.dtype.str, value.shape, value.tobytes()
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return [(k, _bits(v)) for k, v in value.items()]
+    if isinstance(value, Score):
+        return _bits(value._values())
     return [_bits(v) for v in value] if isinstance(value, (tuple, list)) else value

@@ -48,13 +48,9 @@ class StateFile:
     def _refuse_others(self, saved: dict[str, Any], asked: dict[str, Any]) -> None:
         for name, value in asked.items():
             if saved.get(name) != value:
-                what = name.replace("_", " ")
-                if name == "files":
-                    what, before, value = _changed(saved[name], value)
-                else:
-                    before = saved.get(name)
+                what, before, now = _first_difference(name, saved.get(name), value)
                 raise ValueError(
-                    f"--resume: {self.path} was made with {what} {_short(before)}, this command has {_short(value)}; "
+                    f"--resume: {self.path} was made with {what} {_short(before)}, this command has {_short(now)}; "
                     "give what it was made with, or another state file to start anew"
                 )
 
@@ -157,16 +153,18 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _changed(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> tuple[str, Any, Any]:
-    """The first fact in which the inputs differ: its name, then what it was and is."""
-    if len(before) != len(now):
-        return "files", [file["name"] for file in before], [file["name"] for file in now]
-    old, new = next((old, new) for old, new in zip(before, now) if old != new)
-    if old["name"] != new["name"]:
-        return "file", old["name"], new["name"]
-    key = next(key for key in {**new, **old} if old.get(key) != new.get(key))
-    when = {"mtime_ns": "changed at"}.get(key, key)
-    return f"{new['name']}, {when}", old.get(key), new.get(key)
+def _first_difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any]:
+    """The first fact in which two descriptions differ: its name, then what it was and is."""
+    if isinstance(before, list) and isinstance(now, list) and name == "files" and len(before) == len(now):
+        old, new = next((old, new) for old, new in zip(before, now) if old != new)
+        if old["name"] != new["name"]:
+            return "file", old["name"], new["name"]
+        key, was, is_now = _first_difference("", old, new)
+        return f"{new['name']}, {'changed at' if key == 'mtime ns' else key}", was, is_now
+    if isinstance(before, dict) and isinstance(now, dict):
+        key = next(key for key in {**now, **before} if before.get(key) != now.get(key))
+        return key.replace("_", " "), before.get(key), now.get(key)
+    return name.replace("_", " "), before, now
 
 
 def _short(value: Any, most: int = 100) -> str:

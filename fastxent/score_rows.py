@@ -34,9 +34,9 @@ def add_batch(state: State, batch: Batch, names: np.ndarray | None, first: int) 
                 whole = n == n_rows <= PIECE_ROWS  # nothing can fail after its rows have been made
                 parts = [state] if whole else [state.twin(weighted) for _ in range(threads)]
             ids = NO_LABELS if names is None else names[start:stop]
-            call, labels = _score_call(state.options, batch, z, t), t if batch.is_hard else NO_LABELS
+            call, labels = score_call(state.options, batch, z, t), t if batch.is_hard else NO_LABELS
             if in_two_steps and not _make(call, rows, n, state.options.invalid):
-                raise _refusal(batch, call, start, n)
+                raise refusal(batch, call, start, n)
             sources = [kernels.made_rows(rows)] if in_two_steps else [call.source() for _ in parts]
             given = labels, s, ids, first + start
             cuts = [n * k // len(parts) for k in range(len(parts) + 1)]
@@ -44,7 +44,7 @@ def add_batch(state: State, batch: Batch, names: np.ndarray | None, first: int) 
             others = [pool.submit(part.add, source, *given, *cut) for part, source, *cut in work[1:]]
             mine = parts[0].add(sources[0], *given, *cuts[:2])
             if not all([mine, *(other.result() for other in others)]):
-                raise _refusal(batch, call, start, n)
+                raise refusal(batch, call, start, n)
     if parts and state.is_empty():
         state = parts[0]
     for part in parts:
@@ -53,7 +53,7 @@ def add_batch(state: State, batch: Batch, names: np.ndarray | None, first: int) 
     return state
 
 
-def _score_call(options: Options, batch: Batch, z: np.ndarray, t: np.ndarray) -> kernels.ScoreCall:
+def score_call(options: Options, batch: Batch, z: np.ndarray, t: np.ndarray) -> kernels.ScoreCall:
     """What makes the per-row figures of one slice."""
     kind = checks.KINDS.index(options.kind)
     numbers = options.eps, options.normalize, options.sum_tol, options.temperature
@@ -68,7 +68,7 @@ def _make(call: kernels.ScoreCall, rows: kernels.ScoreRows, n: int, invalid: str
     return row < 0 and (invalid != "raise" or int(rows.rank[:n].min()) != INVALID_RANK)
 
 
-def _refusal(batch: Batch, call: kernels.ScoreCall, start: int, n: int) -> ValueError:
+def refusal(batch: Batch, call: kernels.ScoreCall, start: int, n: int) -> ValueError:
     """The error about the first row of a slice that is refused."""
     rows = _new_rows(n)
     row, reason = call.run(rows)

@@ -91,9 +91,9 @@ class State:
             worst_label=zeros(worst),
         )
 
-    def twin(self, weighted: bool) -> "State":
+    def twin(self, weighted: bool | None = None) -> "State":
         """An empty state for the same kind of rows."""
-        return State(self.options, self.n_classes, self.hard, weighted)
+        return State(self.options, self.n_classes, self.hard, self.weighted if weighted is None else weighted)
 
     def is_empty(self) -> bool:
         """Whether it covers no row, of any kind."""
@@ -127,8 +127,8 @@ class State:
                 return True
             self._grow(*card.room(self.weighted, self.tops.size, self.tally.spill_index.size))
 
-    def merge(self, other: "State") -> None:
-        """Add another state's rows; `other` stays as it is, in its figures."""
+    def merge(self, other: "State") -> "State":
+        """The state with another one's rows added; `other` stays as it is, in its figures."""
         if other.weighted:
             self.weigh()
         elif self.weighted:
@@ -136,8 +136,13 @@ class State:
             copy.merge(other)
             copy.weigh()
             other = copy
-        self._grow(int(other.tally.counts[card.PAIRS_USED]), int(other.tally.counts[card.SPILL_USED]))
-        card.merge_tally(self.tally, other.tally)
+        self.absorb(other.tally)
+        return self
+
+    def absorb(self, tally: card.Tally) -> None:
+        """Add a tally of the same layout."""
+        self._grow(int(tally.counts[card.PAIRS_USED]), int(tally.counts[card.SPILL_USED]))
+        card.merge_tally(self.tally, tally)
 
     def weigh(self) -> None:
         """Turn counts of rows into sums of weights of 1.0: from here on rows have weights."""
@@ -193,15 +198,15 @@ class State:
 
     # The file: magic, the header's length, the header (JSON), the arrays' bytes (deflated), SHA-256 of all that.
 
-    def to_bytes(self, more: dict[str, Any]) -> bytes:
-        """The state and whatever JSON-able facts go with it, in a self-describing form."""
+    def to_bytes(self, more: dict[str, Any], **extra: np.ndarray) -> bytes:
+        """The state and whatever JSON-able facts and int64 arrays go with it, in a self-describing form."""
         tally = self.tally
         if tally.pair_keys.size:
             compact_pairs(tally.counts, tally.pair_keys, tally.pair_rows, self.n_classes)
             used = max(int(tally.counts[card.PAIRS_USED]), 1)  # none at all would look dense
             tally = tally._replace(pair_keys=tally.pair_keys[:used], pair_rows=tally.pair_rows[:used])
         tally = tally._replace(spill=tally.spill[: tally.counts[card.SPILL_USED]])
-        arrays = {name: a.astype(a.dtype.newbyteorder("<")) for name, a in tally._asdict().items()}
+        arrays = {name: a.astype(a.dtype.newbyteorder("<")) for name, a in {**tally._asdict(), **extra}.items()}
         header = {
             **more,
             "arithmetic": ARITHMETIC,
@@ -217,8 +222,8 @@ class State:
         return content + hashlib.sha256(content).digest()
 
 
-def read_state(content: bytes, name: str) -> tuple[State, dict[str, Any]]:
-    """What `State.to_bytes` wrote: the state and its header. ValueError where it is anything else."""
+def read_state(content: bytes, name: str) -> tuple[State, dict[str, Any], dict[str, np.ndarray]]:
+    """What `State.to_bytes` wrote: the state, its header, extra arrays. ValueError where it is anything else."""
     line, whole, _ = content[:64].partition(b"\n")
     if not line.startswith(_MAGIC[:20]):
         raise ValueError(f"{name}: not a fastxent score state")
@@ -232,7 +237,8 @@ def read_state(content: bytes, name: str) -> tuple[State, dict[str, Any]]:
         header = json.loads(content[at:end])
         arithmetic = header["arithmetic"]
         if arithmetic == ARITHMETIC:
-            return _rebuilt(header, content[end:-32]), header
+            state, extra = _rebuilt(header, content[end:-32])
+            return state, header, extra
     except (ValueError, TypeError, KeyError, zlib.error) as error:
         raise ValueError(f"{name}: the score state contradicts itself ({error})") from None
     raise ValueError(
@@ -241,8 +247,8 @@ def read_state(content: bytes, name: str) -> tuple[State, dict[str, Any]]:
     )
 
 
-def _rebuilt(header: dict[str, Any], deflated: bytes) -> State:
-    """The state from a file's header and the deflated bytes of its arrays."""
+def _rebuilt(header: dict[str, Any], deflated: bytes) -> tuple[State, dict[str, np.ndarray]]:
+    """The state from a file's header and the deflated bytes of its arrays, and the arrays that are not its own."""
     options = Options(**{**header["options"], "top_k": tuple(header["options"]["top_k"])})
     state = State(options, header["n_classes"], header["hard"], header["weighted"])
     n_bytes = sum(8 * math.prod(shape) for _, shape in header["arrays"].values())
@@ -254,10 +260,10 @@ def _rebuilt(header: dict[str, Any], deflated: bytes) -> State:
         flat = np.frombuffer(body, dtype, math.prod(shape), position)
         position += flat.nbytes
         arrays[key] = flat.reshape(shape).astype(flat.dtype.newbyteorder("="))
-    tally = card.Tally(**arrays)
+    tally = card.Tally(**{name: arrays.pop(name) for name in card.Tally._fields})
     _refuse_odd(tally, state.tally)
     state.tally = tally
-    return state
+    return state, arrays
 
 
 def _refuse_odd(tally: card.Tally, expected: card.Tally) -> None:

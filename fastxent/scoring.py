@@ -1,5 +1,6 @@
 """The score card: `score` for arrays at hand, `Scorer` for predictions that come in parts."""
 
+import dataclasses
 import operator
 import os
 import warnings
@@ -13,7 +14,9 @@ from numpy.typing import ArrayLike
 
 from fastxent import checks
 from fastxent.arrays import as_array
+from fastxent.score_by import GroupScores
 from fastxent.score_figures import summarise
+from fastxent.score_groups import Groups, as_groups
 from fastxent.score_result import ClassTable, Confusion, Histogram, Reliability, Score, WorstRow
 from fastxent.score_rows import add_batch
 from fastxent.score_state import Options, State, read_state, write_atomically
@@ -33,6 +36,7 @@ def score(
     kind: str = "logits",
     n_classes: int | None = None,
     ids: ArrayLike | None = None,
+    by: ArrayLike | None = None,
     ignore_index: int | None = None,
     sample_weight: ArrayLike | None = None,
     eps: float = 0.0,
@@ -60,6 +64,8 @@ def score(
         C, to be checked.
     ids : integer array, shape (...), optional
         Names of the rows, for the worst ones; the position by default.
+    by : array of integers or strings, shape (...), optional
+        The group of each row: every group has a card of its own, in `Score.groups`, of the same pass.
     ignore_index : int, optional
         Rows with this label are not read.
     sample_weight : array, shape (...), optional
@@ -118,7 +124,7 @@ def score(
         axis=axis,
         threads=threads,
     )
-    return scorer.update(predictions, target, ids=ids, sample_weight=sample_weight).result()
+    return scorer.update(predictions, target, ids=ids, by=by, sample_weight=sample_weight).result()
 
 
 class Scorer:
@@ -187,7 +193,7 @@ class Scorer:
         )
         self._axis, self._threads = axis, threads
         self._n_classes = None if n_classes is None else _whole(n_classes, "n_classes", 1)
-        self._state: State | None = None
+        self._state: State | Groups | None = None
         self._claimed: Rows = {}
         self._next = 0
         self.about: dict[str, Any] = {}
@@ -215,6 +221,7 @@ class Scorer:
         start: int | None = None,
         source: str | None = None,
         ids: ArrayLike | None = None,
+        by: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
     ) -> "Scorer":
         """Add rows.
@@ -231,6 +238,8 @@ class Scorer:
             sources are different rows.
         ids : integer array, shape (...), optional
             Names of the rows, for the worst ones; by default their positions.
+        by : array of integers or strings, shape (...), optional
+            The group of each row, for `Score.groups`; in all updates of a score card or in none.
 
         Returns
         -------
@@ -257,9 +266,15 @@ class Scorer:
         if start is not None and z.n_rows:
             claimed = _joined(self._claimed, {source or "": [(first, first + z.n_rows)]}, "start")
         names = _as_names(ids, z.shape)
-        state = self._state or State(options, z.n_classes, batch.is_hard)
+        kind = State if by is None else Groups
+        state = self._state if self._state is not None else kind(options, z.n_classes, batch.is_hard)
+        if not isinstance(state, kind):
+            raise ValueError(f"by: {'not ' if by is None else ''}given, unlike in the updates before")
         with limited(self._threads):
-            self._state = add_batch(state, batch, names, first)
+            if isinstance(state, Groups):
+                self._state = state.add(batch, names, first, as_groups(by, z.shape))
+            else:
+                self._state = add_batch(state, batch, names, first)
         self._n_classes, self._next = z.n_classes, first + z.n_rows
         self._claimed.update(claimed)
         return self
@@ -293,11 +308,13 @@ class Scorer:
             raise ValueError(f"other: has {other._n_classes} classes, this score card {self._n_classes}")
         claimed = _joined(self._claimed, other._claimed, "other")
         if other._state is not None:
-            state = self._state or other._state.twin(other._state.weighted)
+            state = self._state if self._state is not None else other._state.twin()
             if state.hard != other._state.hard:
                 raise ValueError("other: class indices and distributions do not go into one score card")
-            state.merge(other._state)
-            self._state = state
+            if type(state) is not type(other._state):
+                raise ValueError("other: one of the score cards has groups (by), the other one has none")
+            merge: Any = state.merge
+            self._state = merge(other._state)
         self._n_classes, self._next = self._n_classes or other._n_classes, max(self._next, other._next)
         self._claimed.update(claimed)
         return self
@@ -316,7 +333,11 @@ class Scorer:
         >>> fastxent.Scorer().update([[0.0, 1.0]], [1]).result().accuracy
         1.0
         """
-        result = summarise(self._some_state())
+        state = self._state
+        if isinstance(state, Groups):
+            result = dataclasses.replace(summarise(state.total()), groups=GroupScores(state))
+        else:
+            result = summarise(state if state is not None else self._empty())
         if not result.weight > 0:
             warnings.warn(NOTHING_SCORED, RuntimeWarning, stacklevel=2)
         return result
@@ -359,8 +380,8 @@ class Scorer:
     def __setstate__(self, content: bytes) -> None:
         self._from_bytes(content, "state")
 
-    def _some_state(self) -> State:
-        return self._state or State(self._options, self._n_classes or 0, hard=bool(self._n_classes))
+    def _empty(self) -> State:
+        return State(self._options, self._n_classes or 0, hard=bool(self._n_classes))
 
     def _to_bytes(self) -> bytes:
         facts = {
@@ -372,13 +393,14 @@ class Scorer:
             "axis": self._axis,
             "threads": self._threads,
         }
-        return self._some_state().to_bytes(facts)
+        return (self._state if self._state is not None else self._empty()).to_bytes(facts)
 
     def _from_bytes(self, content: bytes, name: str) -> None:
-        state, header = read_state(content, name)
+        state, header, extra = read_state(content, name)
         try:
+            content_of = Groups.from_arrays(state, header["groups"], **extra) if "groups" in header else state
             self._claimed = {source: [(int(a), int(b)) for a, b in rows] for source, rows in header["rows"].items()}
-            self._options, self._state = state.options, state if header["started"] else None
+            self._options, self._state = state.options, content_of if header["started"] else None
             self._n_classes, self._next = header["known_classes"], header["next"]
             self._axis, self._threads, self.about = header["axis"], header["threads"], header["about"]
         except (KeyError, ValueError, TypeError, AttributeError) as error:

@@ -25,6 +25,7 @@ class Chunk(NamedTuple):
     weight: np.ndarray | None
     ids: np.ndarray | None
     start: int  # the position of the first row in the whole
+    by: np.ndarray | None = None  # groups
 
     @property
     def n_rows(self) -> int:

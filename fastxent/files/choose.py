@@ -18,6 +18,7 @@ class Wanted:
     target_key: str | None = None
     axis: int = -1  # the class axis of arrays
     classes: str | None = None  # names of the classes with commas, or a file with one a line: the target is text
+    by_column: str | None = None  # the group of each row: integers or text
 
 
 def prediction_names(file: Any, wanted: Wanted, used: set[str], classes: list[str]) -> list[str]:
@@ -44,11 +45,11 @@ def target_names(file: Any, wanted: Wanted, alone: bool) -> list[str]:
     if isinstance(file, ArrayFile):
         if not file.names and not alone:
             raise ValueError(f"target: {file.path} holds predictions alone; give a file with the target after it")
-        taken = {wanted.weight_column, wanted.id_column} - {None}
+        taken = {wanted.weight_column, wanted.id_column, wanted.by_column} - {None}
         return _member_names(file, wanted.target_key, "target", "--target-key", taken if alone else None)
     if wanted.target_column is not None:
         return _once(match_columns(file.names, wanted.target_column, "--target-column", file.path), file)
-    rest = [name for name in file.names if name not in (wanted.weight_column, wanted.id_column)]
+    rest = [name for name in file.names if name not in (wanted.weight_column, wanted.id_column, wanted.by_column)]
     if alone and len(rest) == 1:
         return rest
     if "target" in file.names:

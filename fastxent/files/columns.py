@@ -38,6 +38,8 @@ def _column(column: Any, name: str, field: str, path: str, row: int) -> np.ndarr
         if field not in ("predictions", "target"):
             raise ValueError(f"{where}, column {name!r}: holds lists; need one value a row")
         return _lists(column, name, where, row)
+    if field == "by" and not pa.types.is_integer(kind):
+        return _names(column, name, where)
     if pa.types.is_dictionary(kind):
         column, kind = column.dictionary_decode(), kind.value_type
     if field == "target" and str(kind) in ("string", "large_string", "string_view"):
@@ -47,6 +49,18 @@ def _column(column: Any, name: str, field: str, path: str, row: int) -> np.ndarr
             f"{where}, column {name!r}: holds {kind}; need numbers{', or --classes' if field == 'target' else ''}"
         )
     return column.to_numpy(zero_copy_only=False)
+
+
+def _names(column: Any, name: str, where: str) -> np.ndarray:
+    """A column of text, dates or truth values as fixed-width strings."""
+    import pyarrow as pa
+
+    if pa.types.is_floating(column.type):
+        raise ValueError(f"{where}, column {name!r}: holds {column.type}; groups need integers or text")
+    if not pa.types.is_dictionary(column.type):
+        column = column.cast(pa.string()).dictionary_encode()
+    names = np.array(column.dictionary.cast(pa.string()).to_pylist(), np.str_)
+    return names[column.indices.to_numpy(zero_copy_only=False)] if len(column) else np.empty(0, "U1")
 
 
 def _lists(column: Any, name: str, where: str, row: int) -> np.ndarray:

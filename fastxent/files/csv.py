@@ -128,7 +128,11 @@ class Csv(TableFile):
         if cell:
             name = self.names[int(cell[1])]
             field = next(field for field, names in fields.items() if name in names)
-            need = {"target": "a class index (--classes names text labels)", "ids": "an integer"}.get(field, "a number")
+            need = {
+                "target": "a class index (--classes names text labels)",
+                "ids": "an integer",
+                "by": "of the kind of the rows before",
+            }.get(field, "a number")
             return f"{field}: {self.path}, {at}, column {name!r}: {cell[2]!r:.60} is not {need}"
         width = re.search(r"Expected (\d+) columns, got (\d+)", message)
         if width:

@@ -147,6 +147,7 @@ def _chosen(files: list[ArrayFile | TableFile], wanted: Wanted, classes: list[st
     for field, name, option in (
         ("weight", wanted.weight_column, "--weight-column"),
         ("ids", wanted.id_column, "--id-column"),
+        ("by", wanted.by_column, "--by"),
     ):
         if name is not None:
             holder = next((i for i, file in enumerate(files) if name in file.names), None)
@@ -164,5 +165,5 @@ def _chunk(block: Block, start: int) -> Chunk:
     predictions, target = block["predictions"], block["target"]
     lead = predictions.shape[:-1]
     target = target.reshape(*lead, *target.shape[1:])
-    weight, ids = (a.reshape(lead) if a is not None else None for a in (block.get("weight"), block.get("ids")))
-    return Chunk(predictions, target, weight, ids, start)
+    weight, ids, by = (block[f].reshape(lead) if f in block else None for f in ("weight", "ids", "by"))
+    return Chunk(predictions, target, weight, ids, start, by)

@@ -206,7 +206,7 @@ def cell_shift(n_bins, n_ranks):
 
 
 @inline
-def _make_rows(chunk, like, integers, reals, labels, no_sums, i, m, block, marks, report):
+def make_rows(chunk, like, integers, reals, labels, no_sums, i, m, block, marks, report):
     """The figures of rows i .. i + m - 1 to a block's columns; False where one is refused."""
     columns, whole_numbers = block.ctypes.data, marks.ctypes.data
     places = (
@@ -331,7 +331,7 @@ def accumulate_chunk(
         if counts[PAIRS_USED] + new_pairs > pair_keys.size > 0 or counts[SPILL_USED] + new_spilled > spill.shape[0]:
             break
         m = n = min(BLOCK, stop - i)
-        if not _make_rows(chunk, like, integers, reals, labels, sums, i, m, block, marks, report):
+        if not make_rows(chunk, like, integers, reals, labels, sums, i, m, block, marks, report):
             break
         p, q = pointer(marks, 0), pointer(labels, i)
         for k in range(m if hard else 0):

@@ -1,0 +1,509 @@
+"""Score cards of groups of rows: which group a row belongs to, and the exact state of every group.
+
+A group's state is that of its rows alone, as `State` has it, packed to the words that are not 0 (see group_rows.py).
+The whole is what the groups' states add up to.
+"""
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from fastxent.checks import Batch
+from fastxent.kernels import group_rows as kernels
+from fastxent.kernels import scorecard as card
+from fastxent.kernels.blocks import N_INTEGERS
+from fastxent.kernels.exactsum import COMPACT_SIZE, STATE_SIZE
+from fastxent.kernels.groups import BLOCK
+from fastxent.score_rows import NO_LABELS, SLICE_BYTES, refusal, score_call
+from fastxent.score_state import Options, State
+from fastxent.threads import current_threads
+
+PENDING_ROWS = 1 << 20  # records that are taken up together, group by group: 64 MB
+DIRECT_ROWS = 1 << 17  # so many rows of one call are taken up at once, without records
+MOST_GROUPS = 100_000
+SHARDS = 4  # of the groups, each on one thread at a time
+
+Value = int | str  # what names a group
+
+_NO_REALS = np.empty(0)
+_FROM_RECORDS = (
+    (0, _NO_REALS, np.zeros(N_INTEGERS, np.int64), _NO_REALS, 8),
+    (NO_LABELS, _NO_REALS, NO_LABELS, 0, False),
+)
+_NO_RECORDS = np.empty((0, kernels.RECORD), np.int64)
+
+
+class Layout:
+    """Where a tally's arrays lie in one array of words; spilled sums come last, listed pairs are elsewhere."""
+
+    def __init__(self, options: Options, n_classes: int, hard: bool, weighted: bool) -> None:
+        self.state = State(options, n_classes, hard, weighted)
+        tally = self.state.tally
+        self.listed = tally.pair_keys.size > 0
+        shapes = {name: array.shape for name, array in tally._asdict().items() if name not in ("pair_keys", "spill")}
+        if self.listed:
+            del shapes["pair_rows"]
+        self.places: dict[str, tuple[int, tuple[int, ...]]] = {}
+        self.n_fixed = 0
+        for name, shape in shapes.items():
+            self.places[name] = self.n_fixed, shape
+            self.n_fixed += math.prod(shape)
+        self.most_spilled = tally.slots.shape[0]
+        self.always, self.tracks = self._what_rows_change()
+
+    def _what_rows_change(self) -> tuple[np.ndarray, np.ndarray]:
+        """The words that any row may change, as ranges; and those that it does by its label, prediction or score."""
+        state, first = self.state, {name: place for name, (place, _) in self.places.items()}
+        c, bins, tops = state.tally.class_rows.shape[0], state.options.bins, state.tops.size
+        by = [(kernels.BY_LABEL, 0, c)]  # groups of sums: what selects one, the first, how many
+        rest = [(c, bins)]
+        if state.weighted:
+            weights = c + bins
+            by += [(kernels.BY_LABEL, weights, c), (kernels.BY_LABEL, weights + c, c)]
+            by += [(kernels.BY_PREDICTED, weights + 2 * c, c)]
+            rest += [(weights + 3 * c, 2 * bins + tops)]
+            if c == 2:
+                by += [(kernels.BY_SCORE, weights + 3 * c + 2 * bins + tops, 2 * card.N_SCORES)]
+        always, tracks = [], []
+        for name, (place, shape) in self.places.items():
+            if name not in ("class_rows", "pair_rows", "score_rows", "slots", "spill_index"):
+                always.append((place, place + math.prod(shape)))
+        if c:
+            for start, count in rest:
+                always += [
+                    (first["slots"] + COMPACT_SIZE * start, first["slots"] + COMPACT_SIZE * (start + count)),
+                    (first["spill_index"] + start, first["spill_index"] + start + count),
+                ]
+            for what, start, _ in by:
+                tracks += [
+                    (what, first["slots"] + COMPACT_SIZE * start, COMPACT_SIZE),
+                    (what, first["spill_index"] + start, 1),
+                ]
+            if self.listed:
+                tracks += [(what, first["class_rows"], 3) for what in (kernels.BY_LABEL, kernels.BY_PREDICTED)]
+            else:
+                tracks.append((kernels.BY_PAIR, first["pair_rows"], 1))
+            if c == 2:
+                tracks.append((kernels.BY_SCORE, first["score_rows"], 1))
+        return np.array(always, np.int64).reshape(-1, 2), np.array(tracks, np.int64).reshape(-1, 3)
+
+    def tally(self, words: np.ndarray, pairs: np.ndarray) -> card.Tally:
+        """Words, and rows of listed pairs' keys and counts, as a tally."""
+        arrays = {n: words[p : p + math.prod(shape)].reshape(shape) for n, (p, shape) in self.places.items()}
+        arrays["worst_nll"] = arrays["worst_nll"].view(np.float64)
+        arrays["spill"] = words[self.n_fixed :].reshape(-1, STATE_SIZE)
+        if self.listed:
+            arrays["pair_keys"], arrays["pair_rows"] = pairs
+        else:
+            arrays["pair_keys"] = pairs[0, :0]
+        return card.Tally(**arrays)
+
+    def unpacked(self, places: np.ndarray, values: np.ndarray) -> State:
+        """One group's state."""
+        of_pair = places >= kernels.PAIR_PLACE
+        spilled = int(values[places == self.places["counts"][0] + card.SPILL_USED].sum())
+        words = np.zeros(self.n_fixed + spilled * STATE_SIZE, np.int64)
+        words[places[~of_pair]] = values[~of_pair]
+        pairs = np.stack([places[of_pair] - kernels.PAIR_PLACE, values[of_pair]])
+        if self.listed and not pairs.size:  # none at all would look dense
+            pairs = np.zeros((2, 1), np.int64)
+        state = self.state.twin()
+        state.tally = self.tally(words, pairs)
+        state.tally.counts[card.PAIRS_USED] = int(of_pair.sum())
+        return state
+
+    def packed(self, state: State) -> tuple[np.ndarray, np.ndarray]:
+        """The places and values of one group's state."""
+        arrays, counts = state.tally._asdict(), state.tally.counts.copy()
+        used, counts[card.PAIRS_USED] = int(counts[card.PAIRS_USED]), 0
+        arrays["counts"] = counts
+        parts = [arrays[name].view(np.int64).ravel() for name in self.places]
+        words = np.concatenate([*parts, state.tally.spill[: counts[card.SPILL_USED]].ravel()])
+        places = np.flatnonzero(words)
+        values = words[places]
+        if self.listed:
+            places = np.concatenate([state.tally.pair_keys[:used] + kernels.PAIR_PLACE, places])
+            values = np.concatenate([state.tally.pair_rows[:used], values])
+        return places, values
+
+    def refuse_odd(self, places: np.ndarray, values: np.ndarray) -> None:
+        """The kernels index by what packed words hold: refuse those that they could not have made."""
+        fixed = places < kernels.PAIR_PLACE
+        keys, n_words = places[~fixed] - kernels.PAIR_PLACE, self.n_fixed + self.most_spilled * STATE_SIZE
+        sound = (places[fixed] >= 0).all() and (places[fixed] < n_words).all()
+        sound &= (keys < self.state.n_classes**2).all() and (self.listed or not keys.size)
+        first = self.places["counts"][0]
+        most = {card.SPILL_USED: self.most_spilled, card.WORST_USED: self.state.options.worst, card.PAIRS_USED: 0}
+        for k in range(card.N_COUNTS):
+            of_count = values[places == first + k]
+            sound &= (of_count >= 0).all() and (of_count <= most.get(k, 2**62)).all()
+        first = self.places["spill_index"][0]
+        index = values[(places >= first) & (places < first + self.most_spilled)]
+        sound &= (index >= 0).all() and (index <= self.most_spilled).all()
+        if not sound:
+            raise ValueError("groups' words out of bounds")
+
+
+class Groups:
+    """Groups of rows by name, each with its own exact state.
+
+    Attributes
+    ----------
+    values : dict of int or str to int
+        The number of each group, by its name.
+    """
+
+    def __init__(self, options: Options, n_classes: int, hard: bool, weighted: bool = False) -> None:
+        self.values: dict[Value, int] = {}
+        self.layout = Layout(options, n_classes, hard, weighted)
+        self._shards: list[_Shard | None] = [None] * SHARDS
+        self._records, self._codes = np.empty((0, kernels.RECORD), np.int64), np.empty(0, np.int64)
+        self._pending = 0
+
+    def add(self, batch: Batch, names: np.ndarray | None, first: int, by: np.ndarray) -> "Groups":
+        """The groups with a batch's rows added; what fails halfway leaves them as they were."""
+        n = batch.predictions.n_rows
+        codes, values = _codes_of(by, self.values)
+        if batch.sample_weight is not None and not self.layout.state.weighted:
+            return self._weighed()._add(batch, names, first, codes, values)
+        if n <= PENDING_ROWS:
+            return self._add(batch, names, first, codes, values)
+        more = self.twin()
+        more._add(batch, names, first, codes, values)
+        return self.merge(more) if self.values else more
+
+    def _add(self, batch: Batch, names: Any, first: int, codes: np.ndarray, values: dict[Value, int]) -> "Groups":
+        z, options, known = batch.predictions, self.layout.state.options, self.values
+        if self._pending + z.n_rows > PENDING_ROWS:
+            self.flush()
+        before, marks = self._pending, [(shard, shard.mark()) for shard in map(self._shard, range(SHARDS))]
+        self.values = values
+        for start, stop, part, t, s in batch.slices(max(1, min(PENDING_ROWS, SLICE_BYTES // (8 * z.n_classes)))):
+            n = stop - start
+            call, labels = score_call(options, batch, part, t), t if batch.is_hard else NO_LABELS
+            ids = NO_LABELS if names is None else names[start:stop]
+            given = labels, s, ids, first + start, options.invalid == "raise"
+            if n >= DIRECT_ROWS and batch.is_hard and part.strides[2] == part.itemsize:
+                done = self._add_in_order(codes[start:stop], n, (*call.source(), part.itemsize), given, _NO_RECORDS)
+            else:
+                done = self._note(codes[start:stop], n, call, given)
+            if not done:
+                for shard, mark in marks:
+                    shard.restore(mark)
+                self._pending, self.values = before, known
+                raise refusal(batch, call, start, n)
+        return self
+
+    def _note(self, codes: np.ndarray, n: int, call: Any, given: Any) -> bool:
+        """Write rows' records, to be added later; False, and nothing written, where one is refused."""
+        if self._pending + n > PENDING_ROWS:  # rows of a batch that is larger
+            self.flush()
+        at, threads = self._pending, current_threads()
+        self._reserve(at + n)
+        cuts, reports = [n * k // threads for k in range(threads + 1)], np.zeros((threads, 2), np.int64)
+        with ThreadPoolExecutor(max(1, threads - 1)) as pool:
+            others = [
+                pool.submit(kernels.note_records, *call.source(), *given, *cut, self._records[at:], report)
+                for *cut, report in zip(cuts[1:], cuts[2:], reports[1:])
+            ]
+            kernels.note_records(*call.source(), *given, 0, cuts[1], self._records[at:], reports[0])
+            for other in others:
+                other.result()
+        if reports[:, 1].any():
+            return False
+        self._codes[at : at + n] = codes
+        self._pending += n
+        return True
+
+    def _reserve(self, n: int) -> None:
+        """Make room for n pending rows."""
+        if n > self._codes.size:
+            size = max(n, min(2 * n, PENDING_ROWS))
+            records, codes = np.empty((size, kernels.RECORD), np.int64), np.empty(size, np.int64)
+            records[: self._pending], codes[: self._pending] = (
+                self._records[: self._pending],
+                self._codes[: self._pending],
+            )
+            self._records, self._codes = records, codes
+
+    def flush(self) -> None:
+        """Add pending rows to their groups."""
+        n, self._pending = self._pending, 0
+        if n:
+            self._add_in_order(self._codes, n, *_FROM_RECORDS, self._records)
+
+    def _add_in_order(self, codes: np.ndarray, n: int, source: Any, given: Any, records: np.ndarray) -> bool:
+        """Add rows group by group; False where one is refused."""
+        starts, order = np.zeros(len(self.values) + 1, np.int64), np.empty(n, np.int64)
+        kernels.order_by_group(codes, n, starts, order)
+        with ThreadPoolExecutor(max(1, min(current_threads(), SHARDS))) as pool:
+            shards = [self._shard(k) for k in range(SHARDS)]
+            work = [pool.submit(s.add, source, given, records, order, starts, k) for k, s in enumerate(shards)]
+            return all(one.result() for one in work)  # no one may be at work after a refusal
+
+    def merge(self, other: "Groups") -> "Groups":
+        """The groups with another one's rows added; `other` stays as it is, in its figures."""
+        if other.layout.state.weighted and not self.layout.state.weighted:
+            return self._weighed().merge(other)
+        if self.layout.state.weighted and not other.layout.state.weighted:
+            other = other._copy()._weighed()
+        self.flush()
+        for value, places, values in other.packed():
+            code = self.values.setdefault(value, len(self.values))
+            self._shard(code % SHARDS).merge(code, places, values)
+        if len(self.values) > MOST_GROUPS:
+            raise ValueError(f"by: more than {MOST_GROUPS:,} different values")
+        return self
+
+    def packed(self) -> Iterator[tuple[Value, np.ndarray, np.ndarray]]:
+        """Every group's name, places and values."""
+        self.flush()
+        for value, code in self.values.items():
+            yield value, *self._shard(code % SHARDS).packed(code)
+
+    @property
+    def hard(self) -> bool:
+        """Whether the targets are class indices."""
+        return self.layout.state.hard
+
+    def twin(self, weighted: bool | None = None) -> "Groups":
+        """No groups yet, for the same kind of rows."""
+        model = self.layout.state
+        return Groups(model.options, model.n_classes, model.hard, model.weighted if weighted is None else weighted)
+
+    def to_bytes(self, more: dict[str, Any]) -> bytes:
+        """As `State.to_bytes`: an empty state, with every group's packed words beside it."""
+        packed = list(self.packed())
+        places, values = (np.concatenate([part[k] for part in packed] or [NO_LABELS]) for k in (1, 2))
+        sizes = np.array([part[1].size for part in packed], np.int64)
+        names = {"groups": [part[0] for part in packed]}
+        return self.layout.state.to_bytes(more | names, sizes=sizes, places=places, values=values)
+
+    @classmethod
+    def from_arrays(
+        cls, state: State, names: list[Value], sizes: np.ndarray, places: np.ndarray, values: np.ndarray
+    ) -> "Groups":
+        """What `to_bytes` wrote. ValueError where the kernels could not have made it."""
+        groups = cls(state.options, state.n_classes, state.hard, state.weighted)
+        groups.layout.refuse_odd(places, values)
+        known = all(isinstance(name, (int, str)) for name in names) and len(set(names)) == len(names) == sizes.size
+        if not known or (sizes < 0).any() or not sizes.sum() == places.size == values.size:
+            raise ValueError("groups' names and sizes do not fit")
+        ends = np.cumsum(sizes)
+        for name, end, size in zip(names, ends.tolist(), sizes.tolist()):
+            groups._put(name, places[end - size : end], values[end - size : end])
+        return groups
+
+    def _put(self, value: Value, places: np.ndarray, values: np.ndarray) -> None:
+        """Add a group that is not there."""
+        code = self.values.setdefault(value, len(self.values))
+        self._shard(code % SHARDS).store(code, places, values)
+
+    def total(self) -> State:
+        """What all groups add up to."""
+        state = self.layout.state.twin()
+        self.flush()
+        for code in self.values.values():
+            self._shard(code % SHARDS).add_to(state, code)
+        return state
+
+    def _weighed(self) -> "Groups":
+        """The same groups, in which rows have weights of 1.0."""
+        groups = self.twin(weighted=True)
+        for value, places, values in self.packed():
+            state = self.layout.unpacked(places, values)
+            state.weigh()
+            groups._put(value, *groups.layout.packed(state))
+        return groups
+
+    def _copy(self) -> "Groups":
+        groups = self.twin()
+        for packed in self.packed():
+            groups._put(*packed)
+        return groups
+
+    def _shard(self, k: int) -> "_Shard":
+        shard = self._shards[k]
+        if shard is None:
+            shard = self._shards[k] = _Shard(self.layout)
+        return shard
+
+
+class _Shard:
+    """Some of the groups: their packed words in one pool, and the words that one of them is unpacked to."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        weighted, tops = layout.state.weighted, layout.state.tops.size
+        self._spilled = layout.most_spilled + card.room(weighted, tops, layout.most_spilled)[1]
+        self.words = np.zeros(layout.n_fixed + self._spilled * STATE_SIZE, np.int64)  # untouched, it takes no memory
+        self._pairs = np.empty((2, 1), np.int64)
+        self.tally = layout.tally(self.words, self._pairs)
+        self._fresh = self._pool = (np.empty(0, np.int64), np.empty(0, np.int64))
+        self._segments = np.zeros((0, 3), np.int64)  # first in the pool, how many, room
+        self._used = 0
+
+    def mark(self) -> tuple[Any, ...]:
+        """What `restore` goes back to; until then nothing is overwritten in the pool."""
+        mark = self._pool, self._segments.copy(), self._used
+        self._segments[:, 2] = 0
+        return mark
+
+    def restore(self, mark: tuple[Any, ...]) -> None:
+        """Forget what was added since."""
+        self._pool, self._segments, self._used = mark
+        self.words[:] = 0
+
+    def add(self, source: Any, given: Any, records: Any, order: np.ndarray, starts: np.ndarray, group: int) -> bool:
+        """Add the rows of every SHARDS-th group from ``group`` on. False where one is refused."""
+        layout, n_groups = self.layout, starts.size - 1
+        self._reserve_segments(n_groups)
+        self._reserve_pairs(int(np.diff(starts).max(initial=0)) + 2 * BLOCK)
+        state, report = layout.state, np.zeros(2, np.int64)
+        while True:
+            report[1] = self._used
+            group = kernels.add_to_tallies(
+                *(
+                    source,
+                    given,
+                    records,
+                    order,
+                    starts,
+                    group,
+                    SHARDS,
+                    state.hard,
+                    state.weighted,
+                    state.tops,
+                    state.n_classes,
+                ),
+                *((layout.n_fixed, layout.always, layout.tracks), self.words, self.tally),
+                *(self._pool, self._segments, self._fresh, report),
+            )
+            self._used = int(report[1])
+            if not 0 <= group < n_groups:
+                return group >= 0
+            n = int(report[0])
+            self.store(group, self._fresh[0][:n], self._fresh[1][:n])
+            group += SHARDS
+
+    def store(self, group: int, places: np.ndarray, values: np.ndarray) -> None:
+        """Put a group's packed words into the pool."""
+        n = places.size
+        self._reserve_segments(group + 1)
+        if n > self._segments[group, 2]:
+            room = n + n // 8 + 8
+            self._segments[group] = 0
+            if self._used + room > self._pool[0].size:
+                self._rebuild(room)
+            self._segments[group], self._used = (self._used, n, room), self._used + room
+        first = self._segments[group, 0]
+        self._segments[group, 1] = n
+        self._pool[0][first : first + n], self._pool[1][first : first + n] = places, values
+
+    def merge(self, group: int, places: np.ndarray, values: np.ndarray) -> None:
+        """Add another state of a group."""
+        self._reserve_segments(group + 1)
+        if not self._segments[group, 1]:
+            self.store(group, places, values)
+            return
+        other = self.layout.unpacked(places, values).tally
+        mine = self.packed(group)
+        self._reserve_pairs(int(other.counts[card.PAIRS_USED]) + BLOCK)
+        kernels.unpack(*mine, self.words, self.tally)
+        card.merge_tally(self.tally, other)
+        layout = self.layout
+        n = kernels.pack_all(self.words, layout.n_fixed, STATE_SIZE, layout.state.n_classes, self.tally, *self._fresh)
+        self.store(group, self._fresh[0][:n], self._fresh[1][:n])
+
+    def packed(self, group: int) -> tuple[np.ndarray, np.ndarray]:
+        """A group's packed words, as views."""
+        first, n, _ = self._segments[group].tolist()
+        return self._pool[0][first : first + n], self._pool[1][first : first + n]
+
+    def add_to(self, state: State, group: int) -> None:
+        """Add a group to a state."""
+        places, values = self.packed(group)
+        self._reserve_pairs(BLOCK)
+        kernels.unpack(places, values, self.words, self.tally)
+        state.absorb(self.tally)
+        kernels.clear(places, self.words, self.tally)
+
+    def _reserve_segments(self, n_groups: int) -> None:
+        if n_groups > len(self._segments):
+            more = np.zeros((2 * n_groups, 3), np.int64)
+            more[: len(self._segments)] = self._segments
+            self._segments = more
+
+    def _reserve_pairs(self, more: int) -> None:
+        """Room for so many pairs more than any group has, and for a whole tally's words."""
+        layout = self.layout
+        need = int(self._segments[:, 1].max(initial=0)) + more if layout.listed else 1
+        if need > self._pairs.shape[1]:
+            self._pairs = np.empty((2, 2 * need), np.int64)
+            self.tally = layout.tally(self.words, self._pairs)
+        size = self.words.size + self._pairs.shape[1]
+        if size > self._fresh[0].size:
+            self._fresh = np.empty(size, np.int64), np.empty(size, np.int64)
+
+    def _rebuild(self, room: int) -> None:
+        """Move the pool's words close together, into one that has room for more."""
+        first, n, room_now = self._segments.T
+        size = 4 * int(n.sum()) + 16 * room
+        places, values = np.empty(size, np.int64), np.empty(size, np.int64)
+        starts = np.cumsum(n) - n
+        at = np.repeat(first - starts, n) + np.arange(int(n.sum()))
+        self._used = at.size
+        places[: at.size], values[: at.size] = self._pool[0][at], self._pool[1][at]
+        self._pool = places, values
+        self._segments = np.stack([starts, n, np.minimum(room_now, n)], 1)
+
+
+def _codes_of(by: np.ndarray, known: dict[Value, int]) -> tuple[np.ndarray, dict[Value, int]]:
+    """The number of every row's group, and of all groups by name with the new ones."""
+    words = by.reshape(-1, 1) if by.dtype.kind == "i" else _text_words(by)
+    codes, m = np.empty(by.size, np.int64), 512
+    while True:
+        firsts = np.empty(min(m, MOST_GROUPS + 1), np.int64)
+        n = int(kernels.number_words(words, codes, firsts, np.full(4 * m, -1, np.int64)))
+        if n >= 0:
+            break
+        if m > MOST_GROUPS:
+            raise ValueError(f"by: more than {MOST_GROUPS:,} different values; a group needs many rows")
+        m *= 16
+    names = by[firsts[:n]].tolist()
+    values = known
+    if any(name not in known for name in names):
+        values = dict(known)
+        for name in names:
+            values.setdefault(name, len(values))
+        if len(values) > MOST_GROUPS:
+            raise ValueError(f"by: more than {MOST_GROUPS:,} different values; a group needs many rows")
+    return np.array([values[name] for name in names], np.int64)[codes], values
+
+
+def _text_words(by: np.ndarray) -> np.ndarray:
+    """Strings as rows of words."""
+    length = max(by.dtype.itemsize // 4, 1)
+    return np.ascontiguousarray(by, f"U{length + length % 2}").view(np.int64).reshape(by.size, -1)
+
+
+def as_groups(by: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Names of groups: flat, contiguous, int64 or fixed-width strings."""
+    array = by if isinstance(by, np.ndarray) else np.asarray(by)
+    if array.dtype.kind == "O":
+        missing = [i for i, value in enumerate(array.ravel().tolist()) if not isinstance(value, str)]
+        if missing:
+            value = array.ravel()[missing[0]]
+            raise TypeError(f"by: row {missing[0]} is {value!r:.60}; need integers or strings")
+        array = np.array(array.tolist(), dtype=np.str_).reshape(array.shape)
+    if array.dtype.kind not in "biuU":
+        raise TypeError(f"by: dtype {array.dtype} is not supported; need integers or strings")
+    if array.shape != shape:
+        raise ValueError(f"by: shape {array.shape}; need one a row, shape {shape}")
+    if array.dtype.kind == "u" and array.size and int(array.max()) > 2**63 - 1:
+        raise ValueError(f"by: {array.max()} does not fit in 64 bits with a sign")
+    kind = array.dtype if array.dtype.kind == "U" else np.int64
+    return np.ascontiguousarray(array, kind).reshape(-1)
