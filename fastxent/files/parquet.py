@@ -9,6 +9,8 @@ from fastxent.files.base import Block, TableFile, pyarrow_for
 from fastxent.files.columns import block_of
 from fastxent.files.source import open_source, told_by
 
+_BUFFER_BYTES = 1 << 16  # of a column that are read at once; without it, a row group's column is read whole
+
 
 class Parquet(TableFile):
     """A .parquet file: a column for each class, or one column of lists."""
@@ -19,7 +21,8 @@ class Parquet(TableFile):
 
         self.source = open_source(path)
         with told_by(path, ".parquet"):
-            self._file = pyarrow.parquet.ParquetFile(self.source.for_library(), pre_buffer=False)
+            opened = self.source.for_library()
+            self._file = pyarrow.parquet.ParquetFile(opened, pre_buffer=False, buffer_size=_BUFFER_BYTES)
             self.names: list[str] = self._file.schema_arrow.names
         meta = self._file.metadata
         self.n_rows: int = meta.num_rows
