@@ -1,4 +1,4 @@
-"""fastxent in other libraries' places: scikit-learn's metrics."""
+"""fastxent in other libraries' places: scikit-learn's metrics, torch's losses with their gradients."""
 
 
 def test_adapter(time_case, case, contender):

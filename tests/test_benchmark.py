@@ -72,6 +72,7 @@ def test_every_row_of_the_issue_has_its_target():
         "score_card-float32": {10: 0.2, 1000: 0.45},
         "small_call-float32": {10: None},
         "sklearn_log_loss-float64": {10: None},
+        "torch_cross_entropy-float32": {1000: None, 50257: None},
         "linear-float32": {65536: None, 8192: None},
         "softmax-float32": {1000: None},
         "log_softmax-float32": {1000: None},
@@ -97,6 +98,8 @@ def test_selection():
 
 @pytest.mark.parametrize("case", TINY, ids=lambda case: case.name)
 def test_contenders_compute_the_same(case):
+    if case.work.startswith("torch_"):  # where fastxent itself needs torch
+        pytest.importorskip("torch")
     (row,) = measuring.run([case], ONCE)
     assert not [note for note in row.notes if "says" in note]
     assert set(row.seconds) | set(row.absent) == {"fastxent", *WORKS[case.work].peers}

@@ -15,7 +15,8 @@ import fastxent
 try:
     import torch
 except ImportError:
-    raise ImportError("fastxent.adapters.torch needs torch: pip install 'fastxent[torch]'") from None
+    message = "fastxent.adapters.torch needs torch: pip install 'fastxent[torch]'"
+    raise ImportError(message, name="torch") from None
 
 __all__ = ["CrossEntropyLoss", "cross_entropy"]
 

@@ -55,6 +55,7 @@ SHAPES = {
     "linear": Shape("linear", labels=True, limit="products"),  # of logits, which nobody need make
     "linear_gradient": Shape("linear", labels=True, limit="products"),
     "sklearn_log_loss": Shape("adapters", labels=True),
+    "torch_cross_entropy": Shape("adapters", labels=True),
 }
 
 
@@ -147,6 +148,10 @@ CASES = (
     Case("small_call", "float32", 10, Target(over_s=5e-6, against=(("torch", 1), ("scipy", 1))), n_rows=32, quick=True),
     # scikit-learn's own signature, on what a predict_proba returns; the size is the issue's.
     Case("sklearn_log_loss", "float64", 10, Target(against=(("scikit-learn", 40),)), n_rows=10**6),
+    # torch's own signature, forward and backward.
+    Case("torch_cross_entropy", "float32", 1000, Target(against=(("torch", 4),))),
+    Case("torch_cross_entropy", "float32", 50257, Target(against=(("torch", 4),))),
+    Case("torch_cross_entropy", "bfloat16", 1000),
     Case("softmax", "float32", 1000, _copies(2), quick=True),
     Case("log_softmax", "float32", 1000, _copies(2)),
     Case("logsumexp", "float32", 1000, _reach(0.9, 5), quick=True),

@@ -192,6 +192,27 @@ def _sklearn_metric(module: str) -> Callable[..., Call]:
     return prepare
 
 
+def _torch_step(module: str) -> Callable[..., Call]:
+    """cross_entropy of torch's signature, from this module, and its gradient."""
+
+    def prepare(z: np.ndarray, y: np.ndarray) -> Call:
+        from importlib import import_module
+
+        function = import_module(module).cross_entropy
+        logits, labels = _tensors(z, y)
+        logits.requires_grad_()
+
+        def step() -> Any:
+            logits.grad = None
+            loss = function(logits, labels)
+            loss.backward()
+            return loss.detach()
+
+        return step
+
+    return prepare
+
+
 def _torchmetrics_card(z: np.ndarray, y: np.ndarray) -> Call:
     """The score card's main figures, each by the function that its users would call."""
     import torch
@@ -309,6 +330,11 @@ WORKS = {
         _labelled_probs,
         _sklearn_metric("fastxent.adapters.sklearn"),
         {"scikit-learn": Peer(_sklearn_metric("sklearn.metrics"))},
+    ),
+    "torch_cross_entropy": Work(
+        _labelled,
+        _torch_step("fastxent.adapters.torch"),
+        {"torch": Peer(_torch_step("torch.nn.functional"))},
     ),
     "nll": Work(
         _log_probs,
