@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fastxent.files.scan import Scan, Wanted
 
 if TYPE_CHECKING:
-    from fastxent.fit import Calibration, TemperatureScaling
+    from fastxent.fit import Calibration, TemperatureScaling, VectorScaling
 
 
 class FileChunks:
@@ -30,9 +30,10 @@ def calibrate_files(
     target: str | None = None,
     wanted: Wanted | None = None,
     ignore_index: int | None = None,
+    method: str = "temperature",
     tell: Callable[..., None] | None = None,
-) -> "tuple[TemperatureScaling, Calibration]":
-    """Fit a temperature to the logits in a file, and score them with and without it.
+) -> "tuple[TemperatureScaling | VectorScaling, Calibration]":
+    """Fit a temperature, or scales and biases, to the logits in a file, and score them as they are and calibrated.
 
     Parameters
     ----------
@@ -42,12 +43,13 @@ def calibrate_files(
         What to read of them.
     ignore_index : int, optional
         Rows with this label are left out.
+    method : {"temperature", "vector"}
     tell : callable, optional
         Is told about progress, as in `score_files`.
 
     Returns
     -------
-    TemperatureScaling
+    TemperatureScaling or VectorScaling
     Calibration
 
     Raises
@@ -58,7 +60,8 @@ def calibrate_files(
     chunks = FileChunks(predictions, target, wanted or Wanted(), tell or (lambda *_: None))
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in score_files
     Scan(*chunks._files)  # a missing file is told before Numba loads
-    from fastxent.fit import TemperatureScaling
+    from fastxent.fit import TemperatureScaling, VectorScaling
 
-    calibrator = TemperatureScaling(ignore_index=ignore_index).fit_chunks(chunks)
+    kind: Any = {"temperature": TemperatureScaling, "vector": VectorScaling}[method]
+    calibrator = kind(ignore_index=ignore_index).fit_chunks(chunks)
     return calibrator, calibrator.evaluate_chunks(chunks)

@@ -45,6 +45,13 @@ class Invalid(Enum):
     count = "count"
 
 
+class Method(Enum):
+    """What to fit to logits."""
+
+    temperature = "temperature"
+    vector = "vector"
+
+
 def _option(help_text: str, panel: str | None = None, flag: str | None = None, **more: Any) -> Any:
     names = () if flag is None else (flag,)
     shown = more.pop("show_default", False)
@@ -227,12 +234,16 @@ def calibrate(
     target_key: Annotated[str | None, _option("Member of an .npz.", _WHAT)] = None,
     axis: Annotated[int, _option("Class axis of arrays.", _WHAT, show_default=True)] = -1,
     ignore_index: Annotated[int | None, _option("Rows with this label are left out, such as -100.", _HOW)] = None,
+    method: Annotated[
+        Method,
+        _option("temperature, or vector: a scale and a bias a class.", _HOW, show_default=True, metavar="METHOD"),
+    ] = Method.temperature,
     save: Annotated[
-        str | None, _option("Write the temperature to FILE, for TemperatureScaling.load.", _SHOW, metavar="FILE")
+        str | None, _option("Write what was fitted to FILE, for load of fastxent.fit's classes.", _SHOW, metavar="FILE")
     ] = None,
     json: JsonOption = None,
 ) -> None:
-    """Find the temperature that calibrates logits, and show what it changes.
+    """Find what calibrates logits by maximum likelihood, and show what it changes.
 
     fastxent calibrate logits.npy labels.npy
 
@@ -246,13 +257,13 @@ def calibrate(
     wanted = Wanted(columns, target_column, weight_column, None, predictions_key, target_key, axis)
     begin = time.perf_counter()
     with _progress() as tell:
-        calibrator, result = calibrate_files(predictions, target, wanted, ignore_index, tell)
+        calibrator, result = calibrate_files(predictions, target, wanted, ignore_index, method.value, tell)
     if save is not None:
         calibrator.save(save)
     if json is not None:
         _write_json(calibrator.to_dict() | result.to_dict(), json)
     if json != "-":
-        print(f"temperature       {calibrator.temperature_:.6f} (se {calibrator.temperature_se_:.2g})\n\n{result}\n")
+        print(f"{calibrator}\n\n{result}\n")
         print(f"{time.perf_counter() - begin:.2f} s, {calibrator.n_passes_} + 1 passes over the rows")
 
 

@@ -5,12 +5,12 @@ import math
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 
 import fastxent
 from fastxent.calibrate_files import calibrate_files
 from fastxent.cli import main
-from fastxent.fit import TemperatureScaling
+from fastxent.fit import TemperatureScaling, VectorScaling
 from fastxent.kernels import batch as kernels
 from fastxent.kernels import temperature as tempering
 from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_value
@@ -135,7 +135,7 @@ def test_before_and_after_are_the_score_cards_with_errors():
         assert result.brier[k].value == pytest.approx(brier.mean(), rel=1e-12)
         assert result.brier[k].se == pytest.approx(brier.std() / math.sqrt(2000), rel=1e-9)
         rng = np.random.default_rng(5)
-        picks = [rng.integers(0, 2000, 2000) for _ in range(100)]
+        picks = [rng.integers(0, 2000, 2000) for _ in range(30)]
         spread = np.std([fastxent.score(z[i], y[i], temperature=temperature).ece for i in picks])
         assert result.ece[k].se == pytest.approx(spread, rel=0.6)  # a bootstrap's, whose bins' signs change too
     assert "calibration error" in str(result)
@@ -153,7 +153,7 @@ def test_transform_and_probabilities():
     np.testing.assert_allclose(calibrator.predict_proba(z), fastxent.softmax(calibrator.apply(z)), rtol=1e-5)
     own = z.copy()
     assert calibrator.transform(own, out=own) is own
-    assert calibrator.transform([[1, 2]]).dtype == np.float64
+    assert calibrator.transform([range(10)]).dtype == np.float64
 
 
 def test_saved_and_loaded(tmp_path):
@@ -164,7 +164,7 @@ def test_saved_and_loaded(tmp_path):
     for content, words in (
         ("{", "not JSON"),
         ("[]", "schema None"),
-        ('{"schema": "fastxent.temperature/1", "temperature": -1}', "not a temperature"),
+        ('{"schema": "fastxent.temperature/1", "temperature": -1}', "not what TemperatureScaling saves"),
     ):
         (tmp_path / "t.json").write_text(content)
         with pytest.raises(ValueError, match=words):
@@ -200,6 +200,55 @@ def test_chunks_must_start_again_and_agree():
         TemperatureScaling().fit_chunks([(z, y), (z[:, :9], np.minimum(y, 8))])
 
 
+def scaled_rows(n=4000, n_classes=5):
+    """Logits that scales and biases calibrate, with their labels."""
+    rng = np.random.default_rng(3)
+    x = 2 * rng.normal(size=(n, n_classes))
+    scale, bias = rng.uniform(0.5, 2, n_classes), rng.normal(size=n_classes)
+    return (x - bias) / scale, (x + rng.gumbel(size=x.shape)).argmax(axis=1)
+
+
+def test_vector_scaling_is_the_optimum():
+    z, y = scaled_rows()
+    weight = np.random.default_rng(4).random(len(y))
+
+    def plain(parameters):
+        a, b = np.split(parameters, 2)
+        return plain_sums(z * a + b, y, 1.0, weight)[0] / weight.sum()
+
+    start = np.repeat([1.0, 0.0], 5)
+    best = minimize(plain, start, method="BFGS", options={"gtol": 1e-6})
+    calibrator = VectorScaling(tol=1e-8).fit(z, y, weight)
+    np.testing.assert_allclose(calibrator.scale_, best.x[:5], atol=1e-4)
+    np.testing.assert_allclose(calibrator.bias_, best.x[5:] - best.x[5:].mean(), atol=1e-4)
+    assert calibrator.nll_ == pytest.approx(best.fun, rel=1e-9)
+    cuts = [7, 1000]
+    chunks = list(zip(np.split(z, cuts), np.split(y, cuts), np.split(weight, cuts)))
+    np.testing.assert_allclose(VectorScaling(tol=1e-8).fit_chunks(chunks).scale_, calibrator.scale_, rtol=1e-6)
+    soft = VectorScaling(tol=1e-8).fit(z.astype(np.float32), np.eye(5)[y], weight)
+    np.testing.assert_allclose(soft.scale_, calibrator.scale_, rtol=1e-4)
+    result = calibrator.evaluate(z, y)
+    assert result.after == fastxent.score(z * calibrator.scale_ + calibrator.bias_, y)
+    assert result.after.ece < TemperatureScaling().fit(z, y).evaluate(z, y).after.ece
+    np.testing.assert_allclose(calibrator.predict_proba(z), fastxent.softmax(calibrator.transform(z)))
+
+
+def test_vector_scaling_of_masked_and_absent_classes(tmp_path):
+    z, y = scaled_rows(500)
+    masked = np.where((np.arange(5) == 2) & (y != 2)[:, None] & (np.arange(500) % 3 == 0)[:, None], -np.inf, z)
+    calibrator = VectorScaling(penalty=1.0).fit(masked, y)
+    assert np.isfinite(calibrator.scale_).all()
+    assert (np.isneginf(calibrator.transform(masked)) == np.isneginf(masked)).all()
+    calibrator.save(tmp_path / "v.json")
+    assert VectorScaling.load(tmp_path / "v.json").to_dict() == calibrator.to_dict()
+    with pytest.raises(ValueError, match="4 classes; VectorScaling was fitted to 5"):
+        calibrator.transform(z[:, :4])
+    rare = np.where(y == 3, 0, y)
+    with pytest.raises(ValueError, match="target: class 3 has no row"):
+        VectorScaling().fit(z, rare)
+    assert VectorScaling(penalty=1.0).fit(z, rare).bias_[3] < -1
+
+
 def test_files_give_the_figures_of_arrays(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     z, y = rows_of(1.7, n=5000, dtype=np.float32)
@@ -219,5 +268,10 @@ def test_files_give_the_figures_of_arrays(tmp_path, capsys, monkeypatch):
     shown = json.loads(capsys.readouterr().out)
     assert shown["temperature"] == want.temperature_
     assert shown["after"]["nll"] == result.after.nll
+    assert main(["calibrate", "z.npy", "y.npy", "--method", "vector", "--save", "v.json"]) == 0
+    assert "biases" in capsys.readouterr().out
+    loaded, whole = VectorScaling.load("v.json"), VectorScaling().fit(z, y)
+    np.testing.assert_allclose(loaded.scale_, whole.scale_, rtol=1e-4)
+    assert loaded.nll_ == pytest.approx(whole.nll_, rel=1e-8)
     assert main(["calibrate", "z.npy"]) == 2
     assert "error: target" in capsys.readouterr().err

@@ -2,5 +2,6 @@
 
 from fastxent.fit.evaluation import Calibration
 from fastxent.fit.temperature import TemperatureScaling
+from fastxent.fit.vector import VectorScaling
 
-__all__ = ["Calibration", "TemperatureScaling"]
+__all__ = ["Calibration", "TemperatureScaling", "VectorScaling"]

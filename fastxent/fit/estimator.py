@@ -68,3 +68,13 @@ def load_json(path: "str | os.PathLike[str]", schema: str) -> dict[str, Any]:
     if found != schema:
         raise ValueError(f"{os.fspath(path)}: schema {found!r:.60}; need {schema!r}")
     return facts
+
+
+def convergence_warning() -> type[Warning]:
+    """The category of a fit that found no optimum: scikit-learn's own where that is installed."""
+    try:
+        from sklearn.exceptions import ConvergenceWarning
+    except ImportError:
+        return RuntimeWarning
+    category: type[Warning] = ConvergenceWarning
+    return category

@@ -1,24 +1,23 @@
 """Temperature scaling: one number that divides all logits, by maximum likelihood."""
 
 import math
-import os
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastxent import checks, losses
+from fastxent import checks
 from fastxent.checks import Batch
+from fastxent.fit.calibrator import Calibrator, put
 from fastxent.fit.chunks import Chunks, Data, refusal
-from fastxent.fit.estimator import Estimator, load_json, save_json
 from fastxent.fit.evaluation import Calibration, evaluate
 from fastxent.kernels import batch as kernels
 from fastxent.kernels import temperature as tempering
 from fastxent.kernels.exactsum import NANS, NEG_INF, POS_INF, STATE_SIZE, exact_sum_value
+from fastxent.options import as_temperature
 from fastxent.threads import limited
 
-SCHEMA = "fastxent.temperature/1"
 # The last step of Newton's method is taken when it is so small (of ln T): what is left is its square.
 LAST_STEP = 1e-5
 FIRST_LIMIT = 1.5  # the longest step of ln T; twice that where the one before was as long and in the same direction
@@ -36,7 +35,7 @@ class Slope:
     weight: float  # of the rows
 
 
-class TemperatureScaling(Estimator):
+class TemperatureScaling(Calibrator):
     """Calibrated probabilities softmax(z / T), with the T > 0 that minimises the NLL of held-out rows.
 
     The NLL is convex in 1/T. Newton's method in ln T takes its derivatives from one pass over the rows a step, in most
@@ -80,6 +79,8 @@ class TemperatureScaling(Estimator):
     array([0.75, 0.25])
     """
 
+    schema = "fastxent.temperature/1"
+
     temperature_: float
     temperature_se_: float
     nll_: float
@@ -90,29 +91,6 @@ class TemperatureScaling(Estimator):
         self.ignore_index = ignore_index
         self.axis = axis
         self.threads = threads
-
-    def fit(self, logits: ArrayLike, target: ArrayLike, sample_weight: ArrayLike | None = None) -> "TemperatureScaling":
-        """Find the temperature of held-out rows.
-
-        Parameters
-        ----------
-        logits : array, shape (..., C), float16, bfloat16, float32, float64 or integers
-        target : integer array, shape (...), or floating array of the logits' shape
-            Class indices or distributions.
-        sample_weight : array, shape (...), optional
-            Non-negative weights of the rows.
-
-        Returns
-        -------
-        TemperatureScaling
-            This one.
-
-        Raises
-        ------
-        ValueError, TypeError
-            One line that names the argument, the first offending row and the value; or why no temperature is best.
-        """
-        return self.fit_chunks([(logits, target, sample_weight)])
 
     def fit_chunks(self, chunks: Chunks) -> "TemperatureScaling":
         """Find the temperature of rows that come in chunks.
@@ -134,7 +112,7 @@ class TemperatureScaling(Estimator):
         """
         data = Data(chunks, self.ignore_index, self.axis)
         with limited(self.threads):
-            temperature, at = _minimise(data)
+            temperature, at = minimise(data)
         self.temperature_, self.n_passes_ = temperature, data.passes
         self.nll_ = at.loss / at.weight
         self.temperature_se_ = temperature**2 / math.sqrt(at.second)
@@ -155,60 +133,17 @@ class TemperatureScaling(Estimator):
         -------
         array, the logits' shape and dtype
         """
-        temperature = self._require_fit("temperature_")
-        z = checks.as_predictions(logits, "logits")
-        return np.divide(checks.array_of(z), checks.result_dtype(z).type(temperature), out=out)
+        z = self._checked(logits)
+        calibrated = np.divide(checks.array_of(z), checks.result_dtype(z).type(self.temperature_))
+        return put(calibrated, self.axis, out)
 
-    apply = transform
+    def _evaluate(self, data: Data) -> Calibration:
+        return evaluate(data, self.temperature_)
 
-    def predict_proba(self, logits: ArrayLike) -> np.ndarray:
-        """softmax(logits / T), of the logits' dtype."""
-        temperature = self._require_fit("temperature_")
-        return losses.softmax(logits, axis=self.axis, temperature=temperature, threads=self.threads)
-
-    def evaluate(self, logits: ArrayLike, target: ArrayLike, sample_weight: ArrayLike | None = None) -> Calibration:
-        """Score rows without and with the temperature.
-
-        Parameters
-        ----------
-        logits, target, sample_weight
-            As in `fit`; best of rows that it has not seen.
-
-        Returns
-        -------
-        Calibration
-            Before and after.
-        """
-        return self.evaluate_chunks([(logits, target, sample_weight)])
-
-    def evaluate_chunks(self, chunks: Chunks) -> Calibration:
-        """The same for rows that come in chunks, in one pass."""
-        temperature = self._require_fit("temperature_")
-        with limited(self.threads):
-            return evaluate(Data(chunks, self.ignore_index, self.axis), temperature)
-
-    def save(self, path: "str | os.PathLike[str]") -> None:
-        """Write the temperature as JSON, to a file that appears whole or not at all."""
-        save_json(path, SCHEMA, self.to_dict())
-
-    @classmethod
-    def load(cls, path: "str | os.PathLike[str]") -> "TemperatureScaling":
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        ValueError
-            Where the file is anything else.
-        """
-        facts, calibrator = load_json(path, SCHEMA), cls()
-        try:
-            calibrator.temperature_ = checks.as_temperature(facts["temperature"])
-            calibrator.temperature_se_ = float(facts["standard_error"])
-            calibrator.nll_, calibrator.n_passes_ = float(facts["nll"]), int(facts["passes"])
-            calibrator.n_classes_ = int(facts["n_classes"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{os.fspath(path)}: not a temperature ({error!r})") from None
-        return calibrator
+    def __str__(self) -> str:
+        if not hasattr(self, "temperature_"):
+            return repr(self)
+        return f"{'temperature':<18}{self.temperature_:.6f} (se {self.temperature_se_:.2g})"
 
     def to_dict(self) -> dict[str, Any]:
         """The fitted figures as plain Python objects: temperature, standard_error, nll, passes, n_classes."""
@@ -219,6 +154,10 @@ class TemperatureScaling(Estimator):
             "passes": self.n_passes_,
             "n_classes": self.n_classes_,
         }
+
+    def _restore(self, facts: dict[str, Any]) -> None:
+        self.temperature_, self.temperature_se_ = as_temperature(facts["temperature"]), facts["standard_error"]
+        self.nll_, self.n_passes_, self.n_classes_ = facts["nll"], facts["passes"], facts["n_classes"]
 
 
 def _slope(data: Data, temperature: float) -> Slope:
@@ -244,7 +183,7 @@ def _slope(data: Data, temperature: float) -> Slope:
     return Slope(loss, first, second, weight)
 
 
-def _minimise(data: Data) -> tuple[float, Slope]:
+def minimise(data: Data) -> tuple[float, Slope]:
     """The temperature of least loss, and the sums at the last one tried."""
     temperature, low, high, limit, last = 1.0, 0.0, math.inf, FIRST_LIMIT, 0.0
     while True:
