@@ -8,31 +8,32 @@ Class axes are rechunked to one chunk: parts of a row, merged, would have other 
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastxent import checks, losses
+from fastxent import checks, gradients, losses
 from fastxent.arrays import kind_of
 from fastxent.kernels.exactsum import exact_sum_merge
 from fastxent.reductions import NO_ROWS, divide, new_sums, values_of
 from fastxent.scoring import NOTHING_SCORED, Score, Scorer, ids_of
-from fastxent.slices import F64, Predictions
+from fastxent.slices import F64
 from fastxent.threads import limited
 
 if TYPE_CHECKING:
     from dask.array import Array
     from dask.delayed import Delayed
 
-__all__ = ["cross_entropy", "log_softmax", "logsumexp", "score", "softmax"]
+__all__ = ["cross_entropy", "cross_entropy_value_and_grad", "log_softmax", "logsumexp", "score", "softmax"]
 
 OBJECT = np.dtype(object)
 
 
-def logsumexp(logits: "Array", *, axis: int = -1, temperature: float = 1.0, threads: int = 1) -> "Array":
+def logsumexp(logits: "Array", *, axis: int = -1, temperature: float = 1.0, threads: int | None = 1) -> "Array":
     """`fastxent.logsumexp` of a dask array, lazily.
 
     Parameters
@@ -66,7 +67,7 @@ def logsumexp(logits: "Array", *, axis: int = -1, temperature: float = 1.0, thre
     return _blockwise(partial(_on_logits, losses.logsumexp, **options), cells[:-1], [z, cells], F64, token="logsumexp")
 
 
-def softmax(logits: "Array", *, axis: int = -1, temperature: float = 1.0, threads: int = 1) -> "Array":
+def softmax(logits: "Array", *, axis: int = -1, temperature: float = 1.0, threads: int | None = 1) -> "Array":
     """`fastxent.softmax` of a dask array, lazily.
 
     Parameters
@@ -93,7 +94,7 @@ def softmax(logits: "Array", *, axis: int = -1, temperature: float = 1.0, thread
     return _same_shape(losses.softmax, logits, axis, temperature, threads)
 
 
-def log_softmax(logits: "Array", *, axis: int = -1, temperature: float = 1.0, threads: int = 1) -> "Array":
+def log_softmax(logits: "Array", *, axis: int = -1, temperature: float = 1.0, threads: int | None = 1) -> "Array":
     """`fastxent.log_softmax` of a dask array, lazily.
 
     Parameters
@@ -131,7 +132,7 @@ def cross_entropy(
     temperature: float = 1.0,
     reduction: str = "mean",
     axis: int = -1,
-    threads: int = 1,
+    threads: int | None = 1,
 ) -> "Array":
     """`fastxent.cross_entropy` of a dask array, lazily.
 
@@ -177,6 +178,88 @@ def cross_entropy(
     return _tree(parts, _merge_sums, partial(_finish_sums, reduction), F64)
 
 
+def cross_entropy_value_and_grad(
+    logits: "Array",
+    target: "Array | ArrayLike",
+    *,
+    weight: "Array | ArrayLike | None" = None,
+    sample_weight: "Array | ArrayLike | None" = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    reduction: str = "mean",
+    grad_scale: "Array | ArrayLike" = 1.0,
+    hessian: bool = False,
+    axis: int = -1,
+    threads: int | None = 1,
+) -> tuple["Array", ...]:
+    """`fastxent.cross_entropy_value_and_grad` of a dask array, lazily.
+
+    The weight that a mean divides by is summed first, from labels and weights alone; then each chunk is read once for
+    its losses and its derivatives. Compute the results together.
+
+    Parameters
+    ----------
+    logits : dask array, shape (..., C)
+        Any chunks.
+    target, weight, sample_weight, grad_scale : dask arrays or arrays, or a number for grad_scale
+        As in `fastxent.cross_entropy_value_and_grad`; cut, or rechunked, to the logits' rows.
+    ignore_index, label_smoothing, temperature, reduction, hessian, axis
+        As in `fastxent.cross_entropy_value_and_grad`.
+    threads : int
+        Of each task.
+
+    Returns
+    -------
+    loss : float64 dask array, shape () or, for reduction="none", (...)
+        In nats.
+    grad : dask array, the logits' shape and dtype
+        Chunked as the logits, the class axis in one.
+    hess : dask array, the logits' shape and dtype
+        Only if `hessian`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `cross_entropy`.
+
+    Examples
+    --------
+    >>> import dask, dask.array as da, fastxent.dask
+    >>> logits, labels = da.zeros((1000, 4), chunks=(100, 2)), da.zeros(1000, dtype=int, chunks=300)
+    >>> loss, grad = dask.compute(*fastxent.dask.cross_entropy_value_and_grad(logits, labels, reduction="sum"))
+    >>> grad[0]
+    array([-0.75,  0.25,  0.25,  0.25])
+    """
+    reduction, extra = checks.as_reduction(reduction), {}
+    options: dict[str, Any] = {
+        "ignore_index": ignore_index,
+        "label_smoothing": checks.as_smoothing(label_smoothing),
+        "temperature": checks.as_temperature(temperature),
+        "hessian": checks.as_flag(hessian, "hessian"),
+        "threads": _as_threads(threads),
+    }
+    if np.ndim(grad_scale):
+        extra["grad_scale"] = grad_scale, lambda x, shape: checks.as_grad_scale(x, reduction, shape)[1]
+    else:
+        options["grad_scale"] = checks.as_grad_scale(grad_scale, reduction, ())[0]
+    batch = _Batch("logits", logits, target, axis, weight, sample_weight, ignore_index, extra)
+    dtype = checks.result_dtype(checks.as_predictions(_stand_in(logits), "logits", axis))
+    if reduction == "none":
+        function = partial(gradients.cross_entropy_value_and_grad, **options, reduction="none")
+        parts = batch.each_chunk(function)
+        loss = batch.rows_of(parts, 0)
+    else:
+        function = partial(_gradient_part, **options)
+        divisor = batch.weight(ignore_index, threads) if reduction == "mean" else 1.0
+        if isinstance(divisor, float):
+            parts = batch.each_chunk(partial(function, divisor=divisor))
+        else:
+            parts = batch.each_chunk(function, divisor=divisor)
+        loss = _tree(batch.part_of_each(parts, 0), _merge_sums, partial(_finish_sums, reduction), F64)
+    return loss, *(batch.cells_of(parts, k, dtype, axis) for k in range(1, 3 if hessian else 2))
+
+
 def score(
     predictions: "Array",
     target: "Array | ArrayLike",
@@ -184,7 +267,7 @@ def score(
     ids: "Array | ArrayLike | None" = None,
     sample_weight: "Array | ArrayLike | None" = None,
     axis: int = -1,
-    threads: int = 1,
+    threads: int | None = 1,
     **options: Any,
 ) -> "Delayed":
     """`fastxent.score` of a dask array, lazily.
@@ -223,7 +306,8 @@ def score(
     """
     new_scorer = partial(Scorer, **options, threads=_as_threads(threads))
     ignore_index = new_scorer().options["ignore_index"]  # complains about the options here and now
-    batch = _Batch("predictions", predictions, target, axis, None, sample_weight, ignore_index, ids)
+    extra = {} if ids is None else {"ids": (ids, ids_of)}
+    batch = _Batch("predictions", predictions, target, axis, None, sample_weight, ignore_index, extra)
     parts = batch.each_chunk(partial(_score_part, new_scorer, batch.shape), placed=True)
     return _tree(parts, _merge_scorers, _finish_score, OBJECT).to_delayed().item()
 
@@ -248,6 +332,34 @@ def _score_part(
     elif ids is None:
         ids = np.ravel_multi_index(np.ix_(*(np.arange(i, i + n) for i, n in zip(starts, rows))), shape)
     return new_scorer().update(predictions, target, start=start, ids=ids, sample_weight=sample_weight)
+
+
+def _weight_part(
+    is_hard: bool,
+    n_classes: int,
+    dtype: np.dtype,
+    ignore_index: int | None,
+    threads: int | None,
+    *,
+    target: np.ndarray | None = None,
+    weight: np.ndarray | None = None,
+    sample_weight: np.ndarray | None = None,
+) -> np.ndarray:
+    """The exact sum of a chunk's weights; predictions that are not read stand in for those that would be."""
+    rows: Any = sample_weight if target is None else target
+    z = np.broadcast_to(np.zeros((), dtype), (*rows.shape, n_classes))
+    t = target if is_hard else z
+    with limited(threads):
+        return gradients.weight_sums(checks.as_batch("logits", z, t, -1, weight, sample_weight, ignore_index))
+
+
+def _finish_weight(parts: Iterable[np.ndarray]) -> np.float64:
+    return np.float64(values_of(_merge_sums(parts))[1])
+
+
+def _gradient_part(divisor: float, grad_scale: float, **arguments: Any) -> tuple[np.ndarray, ...]:
+    scale = gradients.mean_scale(grad_scale, float(divisor))
+    return gradients.cross_entropy_grad_sums(**arguments, grad_scale=scale)
 
 
 def _merge_scorers(parts: Iterable[Scorer]) -> Scorer:
@@ -295,7 +407,10 @@ def _warn_clients(message: str) -> None:
 
 
 class _Batch:
-    """Checked predictions, class axis last, and what else has their rows, in the same chunks of rows."""
+    """Checked predictions, class axis last, and what else has their rows, in the same chunks of rows.
+
+    ``extra`` holds further arguments, one a row: a name, the value, and the function that checks it and its shape.
+    """
 
     def __init__(
         self,
@@ -306,66 +421,121 @@ class _Batch:
         weight: Any,
         sample_weight: Any,
         ignore_index: int | None,
-        ids: Any = None,
+        extra: Mapping[str, tuple[Any, Callable[[Any, tuple[int, ...]], Any]]] = MappingProxyType({}),
     ) -> None:
         from dask.array import Array, from_array, moveaxis
-        from dask.layers import ArraySliceDep
 
         z, stand_in = _class_last(predictions, name, axis)
-        given = {"target": target, "weight": weight, "sample_weight": sample_weight, "ids": ids}
+        given = {"target": target, "weight": weight, "sample_weight": sample_weight}
+        given |= {key: value for key, (value, _) in extra.items()}
         given = {key: x for key, x in given.items() if x is not None or key == "target"}
         lazy = {key: _known(x, key) for key, x in given.items() if isinstance(x, Array)}
         looks = {key: _stand_in(lazy[key]) if key in lazy else x for key, x in given.items()}
         checked = checks.as_batch(
             name, stand_in, looks["target"], axis, looks.get("weight"), looks.get("sample_weight"), ignore_index
         )
-        plain = {key: checks.array_of(getattr(checked, key)) for key in given if key != "ids"}
-        if isinstance(checked.target, Predictions):
-            lazy |= {key: moveaxis(x, axis, -1) for key, x in lazy.items() if key == "target"}
-        if ids is not None:
-            plain["ids"] = ids_of(looks["ids"], checked.predictions.shape)
+        shape, self.is_hard = checked.predictions.shape, checked.is_hard
+        plain = {key: checks.array_of(getattr(checked, key)) for key in given if key not in extra}
+        plain |= {key: check(looks[key], shape) for key, (_, check) in extra.items()}
+        if not self.is_hard and "target" in lazy:
+            lazy["target"] = moveaxis(lazy["target"], axis, -1)
 
-        self._single = checked.predictions.shape == ()  # one row, given without a leading dimension: it gets one here
-        self.shape = checked.predictions.shape or (1,)
-        z = z[None] if self._single else z
-        cells = tuple(range(z.ndim))
+        self._single = shape == ()  # one row, given without a leading dimension: it gets one here
+        self.shape = shape or (1,)
+        self._z = z[None] if self._single else z
+        cells = tuple(range(self._z.ndim))
         self._rows, classes = cells[:-1], cells[-1:]
-        self._names = tuple(given)
-        self._pairs: list[Any] = [ArraySliceDep(z.chunks[:-1]), self._rows, z, cells]
+        self._arrays: dict[str, tuple[Any, tuple[int, ...]]] = {name: (self._z, cells)}
         for key in given:
             x: Any = lazy.get(key, plain[key])
             x = x[None] if self._single and key != "weight" else x
             axes = classes if key == "weight" else cells[: x.ndim]
-            chunks = tuple(z.chunks[k] for k in axes)
-            self._pairs += [x.rechunk(chunks) if key in lazy else from_array(x, chunks=chunks), axes]
+            chunks = tuple(self._z.chunks[k] for k in axes)
+            self._arrays[key] = x.rechunk(chunks) if key in lazy else from_array(x, chunks=chunks), axes
 
     def each_row(self, function: Callable[..., Any]) -> "Array":
         """A function's number for each row, lazily: float64, of the leading shape."""
-        call = partial(_on_chunk, function, self._names, self.shape)
-        rows = _blockwise(call, self._rows, self._pairs, F64, token="rows")
+        return self._as_given(self._map(function, self._arrays, F64, "rows"))
+
+    def each_chunk(self, function: Callable[..., Any], placed: bool = False, **more: "Array") -> "Array":
+        """A function's result for each chunk, lazily; where ``placed``, it is told where the chunk begins.
+
+        ``more`` are further arguments, lazy numbers.
+        """
+        arrays = self._arrays | {key: (number, ()) for key, number in more.items()}
+        return self._map(function, arrays, OBJECT, "parts", placed, adjust_chunks=dict.fromkeys(self._rows, 1))
+
+    def weight(self, ignore_index: int | None, threads: int | None) -> "Array | float":
+        """What a mean divides by, without a look at the predictions."""
+        arrays = {key: x for key, x in self._arrays.items() if key == "sample_weight"}
+        if self.is_hard:
+            arrays |= {key: x for key, x in self._arrays.items() if key in ("target", "weight")}
+        if not arrays:
+            return float(math.prod(self.shape))
+        dtype = self._z.dtype if self._z.dtype.kind in "fV" else F64
+        options = {"n_classes": self._z.shape[-1], "dtype": dtype, "ignore_index": ignore_index, "threads": threads}
+        function, single = partial(_weight_part, self.is_hard, **options), dict.fromkeys(self._rows, 1)
+        parts = self._map(function, arrays, OBJECT, "weights", adjust_chunks=single)
+        return _tree(parts, _merge_sums, _finish_weight, F64)
+
+    def part_of_each(self, parts: "Array", k: int) -> "Array":
+        """Entry k of each chunk's result."""
+        return _blockwise(partial(_entry, k), self._rows, [parts, self._rows], OBJECT, token="entries")
+
+    def rows_of(self, parts: "Array", k: int) -> "Array":
+        """Entry k of each chunk's result, a float64 number a row, as one array of the leading shape."""
+        chunks = {axis: self._z.chunks[axis] for axis in self._rows}
+        rows = _blockwise(partial(_entry, k), self._rows, [parts, self._rows], F64, token="rows", adjust_chunks=chunks)
+        return self._as_given(rows)
+
+    def cells_of(self, parts: "Array", k: int, dtype: np.dtype, axis: int) -> "Array":
+        """Entry k of each chunk's result, of the predictions' shape, as one array like the predictions."""
+        from dask.array import moveaxis
+
+        *rows, classes = range(self._z.ndim)
+        chunks = {axis: self._z.chunks[axis] for axis in rows}
+        more: dict[str, Any] = {"new_axes": {classes: self._z.shape[-1]}, "adjust_chunks": chunks}
+        cells = _blockwise(
+            partial(_entry, k), (*rows, classes), [parts, tuple(rows)], dtype, token="derivatives", **more
+        )
+        return moveaxis(self._as_given(cells), -1, axis)
+
+    def _as_given(self, rows: "Array") -> "Array":
         return rows[0] if self._single else rows
 
-    def each_chunk(self, function: Callable[..., Any], placed: bool = False) -> "Array":
-        """A function's result for each chunk, lazily; where ``placed``, it is told where the chunk begins."""
-        call = partial(_on_chunk, function, self._names, self.shape, placed=placed)
-        single = dict.fromkeys(self._rows, 1)
-        return _blockwise(call, self._rows, self._pairs, OBJECT, token="parts", adjust_chunks=single)
+    def _map(
+        self,
+        function: Callable[..., Any],
+        arrays: dict[str, tuple[Any, tuple[int, ...]]],
+        dtype: np.dtype,
+        token: str,
+        placed: bool = False,
+        **more: Any,
+    ) -> "Array":
+        from dask.layers import ArraySliceDep
+
+        call = partial(_on_chunk, function, tuple(arrays), self.shape, placed)
+        pairs = [ArraySliceDep(self._z.chunks[:-1]), self._rows, *(x for pair in arrays.values() for x in pair)]
+        return _blockwise(call, self._rows, pairs, dtype, token=token, **more)
 
 
 def _on_chunk(
     function: Callable[..., Any],
     names: tuple[str, ...],
     shape: tuple[int, ...],
+    placed: bool,
     place: tuple[slice, ...],
     *blocks: Any,
-    placed: bool = False,
 ) -> Any:
     """Call a function with a chunk's arrays; its errors name rows by their place in the whole, of leading shape."""
-    predictions, *others = map(_whole_rows, blocks)
+    arguments = dict(zip(names, map(_whole_rows, blocks)))
     starts = tuple(cut.start for cut in place)
-    more = {"starts": starts} if placed else {}
     with checks.part_of(shape, starts):
-        return function(predictions, **dict(zip(names, others)), **more)
+        return function(**arguments, starts=starts) if placed else function(**arguments)
+
+
+def _entry(k: int, part: tuple[Any, ...]) -> Any:
+    return part[k]
 
 
 def _whole_rows(block: Any) -> Any:

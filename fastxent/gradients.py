@@ -89,11 +89,7 @@ def cross_entropy_value_and_grad(
     """
     options: tuple[Any, ...] = checks.as_smoothing(label_smoothing), checks.as_temperature(temperature)
     batch = checks.as_batch("logits", logits, target, axis, weight, sample_weight, ignore_index)
-    if batch.is_hard:
-        driver, options = gradient_calls.hard_gradient, (batch.weight, batch.has_ignore, batch.ignore_index, *options)
-    else:
-        driver, options = gradient_calls.soft_gradient, (batch.weight, *options)
-    return _value_and_grad(batch, driver, options, reduction, grad_scale, hessian, axis, out, threads)
+    return _value_and_grad(batch, *_driver_for(batch, options), reduction, grad_scale, hessian, axis, out, threads)
 
 
 def binary_cross_entropy_value_and_grad(
@@ -179,15 +175,8 @@ def _value_and_grad(
     sums = new_sums(reduction)
     with limited(threads):
         if reduction == "mean":
-            weight = _weight_of(batch)
-            scale = scale / weight if weight != 0.0 else 0.0
-        seen = [result.view(BF16) if z.bfloat16 else result for result in results]
-        for start, stop, x, t, s, (g, *h) in batch.slices_beside(seen):
-            more = ABSENT if row_scales is None else rows_cut(row_scales, start, stop, F64)
-            runner = driver(x, t, s, g, h[0] if h else None, scale, more, *options)
-            row, reason = runner.run(rows[start:stop], sums)
-            if reason:
-                raise batch.error(start + row, reason)
+            scale = mean_scale(scale, values_of(weight_sums(batch))[1])
+        _fill(batch, driver, options, scale, row_scales, results, rows, sums)
     loss = reduce(reduction, rows, *values_of(sums), z.shape)
     if isinstance(loss, np.ndarray) and loss.ndim == 0:
         loss = loss[()]
@@ -195,6 +184,60 @@ def _value_and_grad(
     if into is not None and gradient is not into:
         into[...] = gradient
     return loss, (made[0] if out is None else out), *made[1:]
+
+
+def cross_entropy_grad_sums(
+    logits: ArrayLike,
+    target: ArrayLike,
+    *,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    grad_scale: float = 1.0,
+    hessian: bool = False,
+    threads: int | None = None,
+) -> tuple[np.ndarray, ...]:
+    """A part of the rows: the exact sums of the losses, to be merged, and the derivatives of their sum."""
+    options: tuple[Any, ...] = checks.as_smoothing(label_smoothing), checks.as_temperature(temperature)
+    batch = checks.as_batch("logits", logits, target, -1, weight, sample_weight, ignore_index)
+    results = [empty_like(batch.predictions, checks.result_dtype(batch.predictions)) for _ in range(1 + hessian)]
+    sums = new_sums("sum")
+    with limited(threads):
+        _fill(batch, *_driver_for(batch, options), grad_scale, None, results, ABSENT, sums)
+    return sums, *results
+
+
+def _driver_for(batch: Batch, options: tuple[Any, ...]) -> tuple[Driver, tuple[Any, ...]]:
+    """The driver for a batch's kind of target, and what it takes besides the arrays."""
+    if batch.is_hard:
+        return gradient_calls.hard_gradient, (batch.weight, batch.has_ignore, batch.ignore_index, *options)
+    return gradient_calls.soft_gradient, (batch.weight, *options)
+
+
+def _fill(
+    batch: Batch,
+    driver: Driver,
+    options: tuple[Any, ...],
+    scale: float,
+    row_scales: np.ndarray | None,
+    results: list[np.ndarray],
+    rows: np.ndarray,
+    sums: np.ndarray,
+) -> None:
+    """Run a driver over a batch, slice by slice: into the derivatives, the rows' losses, or ABSENT, and exact sums."""
+    seen = [result.view(BF16) if batch.predictions.bfloat16 else result for result in results]
+    for start, stop, x, t, s, (g, *h) in batch.slices_beside(seen):
+        more = ABSENT if row_scales is None else rows_cut(row_scales, start, stop, F64)
+        row, reason = driver(x, t, s, g, h[0] if h else None, scale, more, *options).run(rows[start:stop], sums)
+        if reason:
+            raise batch.error(start + row, reason)
+
+
+def mean_scale(scale: float, weight: float) -> float:
+    """What each row's derivatives are multiplied with in a mean over rows of this weight."""
+    return scale / weight if weight != 0.0 else 0.0
 
 
 def _inputs(batch: Batch) -> Iterable[np.ndarray]:
@@ -218,13 +261,14 @@ def _classes_back(array: np.ndarray, axis: int | None) -> np.ndarray:
     return array if axis == -1 else np.moveaxis(array, -1, axis)
 
 
-def _weight_of(batch: Batch) -> float:
-    """What the mean divides by: Σ s_i·w_y of the rows that count, or Σ s_i, correctly rounded."""
+def weight_sums(batch: Batch) -> np.ndarray:
+    """Exact sums, of the weights alone: what the mean divides by, Σ s_i·w_y of the rows that count, or Σ s_i."""
     z, target, s = batch.predictions, batch.target, batch.sample_weight
     sums = new_sums("mean")
     if isinstance(target, Predictions):
         if s is None:
-            return float(z.n_rows)
+            exact_sum_add_block(sums[WEIGHTS], np.array([float(z.n_rows)]), 1)
+            return sums
         for start in range(0, z.n_rows, COPY_BYTES // 8):
             piece = checks.sample_weight_slice(s, start, min(start + COPY_BYTES // 8, z.n_rows), z.shape)
             exact_sum_add_block(sums[WEIGHTS], piece, piece.size)
@@ -234,4 +278,4 @@ def _weight_of(batch: Batch) -> float:
             row, reason = call.run(sums=sums)
             if reason:
                 raise batch.error(start + row, reason)
-    return values_of(sums)[1]
+    return sums

@@ -86,6 +86,37 @@ def test_every_chunking_gives_the_bits_of_one_call(compute, chunks):
             assert (result.shape, result.dtype) == (np.shape(want), np.asarray(want).dtype)
 
 
+@pytest.mark.parametrize("chunks", CHUNKINGS.values(), ids=CHUNKINGS)
+def test_gradients_have_the_bits_of_one_call(compute, chunks):
+    """A mean's derivatives are divided by the weight of all rows."""
+    z, y, s = da.from_array(Z, chunks=chunks), da.from_array(Y_IGNORED, chunks=97), da.from_array(S, chunks=500)
+    options = {"weight": W, "ignore_index": -100, "hessian": True}
+    calls = [
+        (y, Y_IGNORED, {"sample_weight": s, **options}),
+        (y, Y_IGNORED, {"grad_scale": s, "reduction": "none", **options}),
+        (y, Y_IGNORED, {"reduction": "sum", **options}),
+        (P, P, {"sample_weight": s, "grad_scale": 4.0}),
+        (P, P, {}),
+    ]
+    for target, plain, given in calls:
+        results = lazy.cross_entropy_value_and_grad(z, target, **given)
+        arrays = {name: S if value is s else value for name, value in given.items()}
+        wanted = fastxent.cross_entropy_value_and_grad(Z, plain, **arrays)
+        assert len(results) == len(wanted)
+        for result, got, want in zip(results, compute(*results), wanted):
+            assert (result.shape, result.dtype) == (np.shape(want), np.asarray(want).dtype)
+            assert same(got, want)
+
+
+def test_the_weight_of_a_mean_is_summed_without_the_logits():
+    def never():
+        raise AssertionError("computed")
+
+    z = da.from_delayed(dask.delayed(never)(), shape=(N, C), dtype="f4", meta=Z[:0])
+    weight = lazy._Batch("logits", z, Y, -1, W, S, None).weight(None, 1)
+    assert weight.compute() == math.fsum(S * W[Y])
+
+
 def test_sums_are_the_correctly_rounded_sums_of_the_rows(compute):
     z, y = da.from_array(Z, chunks=(30, C)), da.from_array(Y, chunks=77)
     rows, total, mean = compute(
