@@ -1,18 +1,22 @@
 """The README says what is so: its examples run, its tables name everything there is, its files exist."""
 
 import doctest
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import fastxent
 from fastxent import fit
 from fastxent.benchmark.cases import CASES
+from fastxent.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -57,6 +61,25 @@ def test_command_line_example(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert stable(done.stdout) == stable(shown)
+
+
+def test_commands_for_parts_and_groups_run(tmp_path, monkeypatch, capsys):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(2)
+    z, y = rng.standard_normal((200, 3)), rng.integers(0, 3, 200)
+    for k, rows in enumerate((slice(0, 120), slice(120, 200))):
+        np.save(f"part-{k + 1}.npy", z[rows])
+        np.save(f"labels-{k + 1}.npy", y[rows])
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    columns = {f"p_{k}": p[:, k] for k in range(3)}
+    parquet.write_table(
+        pa.table({**columns, "y": y, "country": rng.choice(["Chile", "India"], 200)}), "predictions.parquet"
+    )
+    for line in section("Interrupted, distributed, by group").split("```sh\n")[1].split("```")[0].splitlines():
+        assert main(shlex.split(line)[1:]) == 0, line
+    assert "India" in capsys.readouterr().out
+    assert json.loads(Path("all.json").read_text())["nll"] == fastxent.score(z, y).nll
 
 
 def stable(text):
