@@ -5,14 +5,18 @@ import functools
 import gzip
 import http.server
 import io
+import json
 import lzma
 import os
+import sys
 import threading
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
+from fastxent import score
+from fastxent.cli import main
 from fastxent.files import FORMATS, base, shards_of
 from fastxent.files.labels import read_classes
 from fastxent.files.scan import Scan, Wanted
@@ -204,6 +208,31 @@ def test_list_columns(kind, end):
     check(Scan(f"x.{end}", wanted=Wanted(target_column="y"), rows=(70, 400)), slice(70, 400))
 
 
+@pytest.mark.parametrize("name", ["f.safetensors", "v3.zarr", "c.hdf5", "f.feather", "f.csv.xz", "shards"])
+def test_the_command_has_the_bits_of_the_python_api(name, capsys):
+    if name == "shards":
+        os.mkdir(name)
+        for k, rows in enumerate([slice(0, 100), slice(100, N)]):
+            WRITERS["f.npz"][0](f"shards/{k}.npz", rows)
+        options = []
+    else:
+        write, wanted = WRITERS[name]
+        write(name, ALL)
+        options = ["--columns", "z*", "--target-column", "y"] if wanted is COLUMNS else []
+    assert main(["score", name, *options, "--weight-column", "w", "--id-column", "i", "--json", "-"]) == 0
+    card = score(X, Y, sample_weight=W, ids=IDS).to_dict()
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(card))
+
+
+@pytest.mark.parametrize(("name", "module"), [("f.h5", "h5py"), ("v3.zarr", "zarr"), ("memory://x.npy", "fsspec")])
+def test_a_missing_library_is_told_with_what_to_install(name, module, monkeypatch):
+    if "memory" not in name:
+        WRITERS[name][0](name, ALL)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf"{name}.*pip install 'fastxent\[files\]'"):
+        Scan(name)
+
+
 # Shards
 
 
@@ -357,7 +386,7 @@ def server(tmp_path):
     Ranges.asked = []
     handler = functools.partial(Ranges, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever)
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{running.server_port}"
         running.shutdown()
@@ -435,7 +464,7 @@ def test_a_server_without_ranges_is_told(tmp_path):
     with http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path))
     ) as running:
-        thread = threading.Thread(target=running.serve_forever)
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
         with pytest.raises(ValueError, match=r"x.npy.*rang"):
             list(Scan(f"http://127.0.0.1:{running.server_port}/x.npy", "y.npy"))

@@ -7,7 +7,7 @@ from itertools import accumulate
 from fastxent.files import base
 from fastxent.files.base import Block, TableFile, pyarrow_for
 from fastxent.files.columns import block_of
-from fastxent.files.source import open_source, told_by
+from fastxent.files.source import is_remote, open_source, told_by
 
 _BUFFER_BYTES = 1 << 16  # of a column that are read at once; without it, a row group's column is read whole
 
@@ -22,7 +22,8 @@ class Parquet(TableFile):
         self.source = open_source(path)
         with told_by(path, ".parquet"):
             opened = self.source.for_library()
-            self._file = pyarrow.parquet.ParquetFile(opened, pre_buffer=False, buffer_size=_BUFFER_BYTES)
+            self._remote = is_remote(path)  # then one request for a row group's neighbouring columns
+            self._file = pyarrow.parquet.ParquetFile(opened, pre_buffer=self._remote, buffer_size=_BUFFER_BYTES)
             self.names: list[str] = self._file.schema_arrow.names
         meta = self._file.metadata
         self.n_rows: int = meta.num_rows
@@ -38,27 +39,28 @@ class Parquet(TableFile):
 
         columns = list(dict.fromkeys(name for names in fields.values() for name in names))
         first = max(0, bisect_right(self.starts, start) - 1)
-        groups, row = range(first, self._file.num_row_groups), self.starts[first]
+        groups, row, size = range(first, self._file.num_row_groups), self.starts[first], self._batch_rows(columns)
         try:
-            for batch in self._file.iter_batches(self._batch_rows(columns), row_groups=groups, columns=columns):
-                skip = min(max(0, start - row), batch.num_rows)
-                if skip < batch.num_rows:
-                    yield block_of(batch[skip:], fields, self.path, row + skip)
-                row += batch.num_rows
+            # What is fetched beforehand is kept: one row group at a time then.
+            for some in [[group] for group in groups] if self._remote else [groups]:
+                for batch in self._file.iter_batches(size, row_groups=some, columns=columns):
+                    skip = min(max(0, start - row), batch.num_rows)
+                    if skip < batch.num_rows:
+                        yield block_of(batch[skip:], fields, self.path, row + skip)
+                    row += batch.num_rows
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{self.path}: damaged after row {row} ({' '.join(str(error).split())[:120]})") from None
 
     def _batch_rows(self, columns: list[str]) -> int:
-        """As many rows as BLOCK_BYTES of the widest row group hold."""
+        """As many rows as BLOCK_BYTES hold: every row has as many values as those of the first group."""
+        if not self.n_rows:
+            return 1
         meta = self._file.metadata
-        per_row = 1.0
-        for g in range(meta.num_row_groups):
-            group = meta.row_group(g)
-            parts = (group.column(c) for c in range(group.num_columns))
-            # Dictionary encoding makes the stored size an underestimate, the number of values does not: 8 bytes each.
-            values = sum(part.num_values for part in parts if _top(part.path_in_schema, columns))
-            per_row = max(per_row, 8 * values / max(1, group.num_rows))
-        return max(1, int(base.BLOCK_BYTES / per_row))
+        group = next(group for group in map(meta.row_group, range(meta.num_row_groups)) if group.num_rows)
+        parts = (group.column(c) for c in range(group.num_columns))
+        # Dictionary encoding makes the stored size an underestimate, the number of values does not: 8 bytes each.
+        values = sum(part.num_values for part in parts if _top(part.path_in_schema, columns))
+        return max(1, int(base.BLOCK_BYTES / 8 / max(1.0, values / group.num_rows)))
 
 
 def _top(path: str, columns: list[str]) -> bool:

@@ -65,7 +65,7 @@ class Scan:
             axis = wanted.axis if like is None else like.axis
 
             def opened(path: str) -> Rows:
-                file = open_file(path)
+                file = files[i] if path == paths[i][0] else open_file(path)
                 if isinstance(file, TableFile):
                     file.text_target = bool(classes)
                 return rows_of(file, chosen[i], axis, like, whole)
