@@ -1,4 +1,4 @@
-"""fastxent in other libraries' places: scikit-learn's metrics, torch's losses with their gradients."""
+"""fastxent in other libraries' places: scikit-learn's metrics, torch's losses, objectives of XGBoost and LightGBM."""
 
 
 def test_adapter(time_case, case, contender):

@@ -51,6 +51,8 @@ def test_what_has_a_target_is_beyond_any_cache():
     assert small == [
         "small_call-float32-10",
         "sklearn_log_loss-float64-10",
+        "xgboost_training-float32-10",
+        "lightgbm_training-float32-10",
         "linear-float32-65536",
         "linear-float32-8192",
     ]
@@ -73,6 +75,8 @@ def test_every_row_of_the_issue_has_its_target():
         "small_call-float32": {10: None},
         "sklearn_log_loss-float64": {10: None},
         "torch_cross_entropy-float32": {1000: None, 50257: None},
+        "xgboost_training-float32": {10: None},
+        "lightgbm_training-float32": {10: None},
         "linear-float32": {65536: None, 8192: None},
         "softmax-float32": {1000: None},
         "log_softmax-float32": {1000: None},

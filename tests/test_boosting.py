@@ -272,7 +272,8 @@ def test_objectives_are_copied_and_pickled(library):
         OURS[library].CrossEntropyMetric(name="nll"),
     ):
         assert repr(copy.deepcopy(thing)) == repr(pickle.loads(pickle.dumps(thing))) == repr(thing)
-    assert repr(OURS[library].BinaryObjective(pos_weight=2.0)) == "BinaryObjective(pos_weight=2.0, label_smoothing=0.0)"
+    shown = repr(OURS[library].BinaryObjective(pos_weight=2.0, threads=1))
+    assert shown == "BinaryObjective(pos_weight=2.0, label_smoothing=0.0, threads=1)"
 
 
 @pytest.mark.parametrize("library", OURS)

@@ -30,10 +30,15 @@ class SoftmaxLoss(_Options):
         Class weights: finite, at least 0.
     label_smoothing : float
         ε in [0, 1]: the target becomes (1 - ε) one-hot + ε / C.
+    threads : int, optional
+        At most so many threads; never changes the result.
     """
 
-    def __init__(self, *, weight: ArrayLike | None = None, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self, *, weight: ArrayLike | None = None, label_smoothing: float = 0.0, threads: int | None = None
+    ) -> None:
         self.weight, self.label_smoothing = weight, checks.as_smoothing(label_smoothing)
+        self.threads = threads
 
     def derivatives(self, logits: np.ndarray, labels: Any, sample_weight: Any) -> Derivatives:
         """First derivatives, and the diagonal of the second ones: of the logits' shape, dtype and memory order.
@@ -48,7 +53,7 @@ class SoftmaxLoss(_Options):
         if logits.ndim != 2:
             raise ValueError(f"predictions: shape {logits.shape}; need (rows, classes): set num_class")
         options: dict[str, Any] = {"weight": self.weight, "sample_weight": sample_weight}
-        options |= {"reduction": "sum", "hessian": True}
+        options |= {"reduction": "sum", "hessian": True, "threads": self.threads}
         with renamed(target="labels", logits="predictions"):
             indices = as_labels(labels, "labels")
             options["label_smoothing"] = self.label_smoothing
@@ -65,10 +70,15 @@ class BinaryLoss(_Options):
         Weight of the positive class, label 1: finite, at least 0.
     label_smoothing : float
         ε in [0, 1]: the target t becomes (1 - ε) t + ε / 2.
+    threads : int, optional
+        At most so many threads; never changes the result.
     """
 
-    def __init__(self, *, pos_weight: float | None = None, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self, *, pos_weight: float | None = None, label_smoothing: float = 0.0, threads: int | None = None
+    ) -> None:
         self.pos_weight, self.label_smoothing = pos_weight, checks.as_smoothing(label_smoothing)
+        self.threads = threads
         checks.as_pos_weight(pos_weight)
 
     def derivatives(self, logits: np.ndarray, labels: Any, sample_weight: Any) -> Derivatives:
@@ -84,7 +94,7 @@ class BinaryLoss(_Options):
         if logits.ndim != 1:
             raise ValueError(f"predictions: shape {logits.shape}; need (rows,): one logit a row")
         options: dict[str, Any] = {"pos_weight": self.pos_weight, "sample_weight": sample_weight}
-        options |= {"reduction": "sum", "hessian": True}
+        options |= {"reduction": "sum", "hessian": True, "threads": self.threads}
         with renamed(target="labels", logits="predictions"):
             target = smoothed(labels, self.label_smoothing)
             _, grad, hess = fastxent.binary_cross_entropy_value_and_grad(logits, target, **options)

@@ -32,6 +32,9 @@ class SoftmaxObjective(SoftmaxLoss):
         Class weights: finite, at least 0.
     label_smoothing : float
         ε in [0, 1]: the target becomes (1 - ε) one-hot + ε / C.
+    threads : int, optional
+        At most so many, by default one: XGBoost's own threads wait busily between its steps, and the gradient is little
+        work beside its trees. None: as many as `fastxent.set_threads` says.
 
     Examples
     --------
@@ -43,6 +46,11 @@ class SoftmaxObjective(SoftmaxLoss):
            [ 1.5, -1.5]], dtype=float32), array([[0.5, 0.5],
            [1.5, 1.5]], dtype=float32))
     """
+
+    def __init__(
+        self, *, weight: ArrayLike | None = None, label_smoothing: float = 0.0, threads: int | None = 1
+    ) -> None:
+        super().__init__(weight=weight, label_smoothing=label_smoothing, threads=threads)
 
     def __call__(self, first: Any, second: Any, sample_weight: Any = None) -> Derivatives:
         """Gradient and Hessian of (predictions, DMatrix) or of (labels, predictions, sample_weight)."""
@@ -75,6 +83,9 @@ class BinaryObjective(BinaryLoss):
         Weight of the positive class, label 1: finite, at least 0. As XGBoost's scale_pos_weight, which is left alone.
     label_smoothing : float
         ε in [0, 1]: the target t becomes (1 - ε) t + ε / 2.
+    threads : int, optional
+        At most so many, by default one: XGBoost's own threads wait busily between its steps, and the gradient is little
+        work beside its trees. None: as many as `fastxent.set_threads` says.
 
     Examples
     --------
@@ -83,6 +94,11 @@ class BinaryObjective(BinaryLoss):
     >>> BinaryObjective()(np.array([0.0, 1.0]), np.zeros(2, np.float32))
     (array([ 0.5, -0.5], dtype=float32), array([0.25, 0.25], dtype=float32))
     """
+
+    def __init__(
+        self, *, pos_weight: float | None = None, label_smoothing: float = 0.0, threads: int | None = 1
+    ) -> None:
+        super().__init__(pos_weight=pos_weight, label_smoothing=label_smoothing, threads=threads)
 
     def __call__(self, first: Any, second: Any, sample_weight: Any = None) -> Derivatives:
         """Gradient and Hessian of (predictions, DMatrix) or of (labels, predictions, sample_weight)."""

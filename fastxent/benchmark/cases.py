@@ -56,6 +56,8 @@ SHAPES = {
     "linear_gradient": Shape("linear", labels=True, limit="products"),
     "sklearn_log_loss": Shape("adapters", labels=True),
     "torch_cross_entropy": Shape("adapters", labels=True),
+    "xgboost_training": Shape("adapters", matrices=2, labels=True),
+    "lightgbm_training": Shape("adapters", matrices=2, labels=True),
 }
 
 
@@ -152,6 +154,9 @@ CASES = (
     Case("torch_cross_entropy", "float32", 1000, Target(against=(("torch", 4),))),
     Case("torch_cross_entropy", "float32", 50257, Target(against=(("torch", 4),))),
     Case("torch_cross_entropy", "bfloat16", 1000),
+    # Three rounds of training with our objective, against the built-in one: at most 10 % longer.
+    Case("xgboost_training", "float32", 10, Target(against=(("xgboost", 1 / 1.1),)), n_rows=10**5),
+    Case("lightgbm_training", "float32", 10, Target(against=(("lightgbm", 1 / 1.1),)), n_rows=10**5),
     Case("softmax", "float32", 1000, _copies(2), quick=True),
     Case("log_softmax", "float32", 1000, _copies(2)),
     Case("logsumexp", "float32", 1000, _reach(0.9, 5), quick=True),

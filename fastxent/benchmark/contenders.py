@@ -81,6 +81,12 @@ def _log_probs(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     return fastxent.log_softmax(z, out=z), y
 
 
+def _features(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Two features a class, and labels that the first of them tell, with noise."""
+    x = np.concatenate([_logits(case, rng), _logits(case, rng)], axis=1)
+    return x, (x[:, : case.n_classes] + _logits(case, rng)[::-1]).argmax(1)
+
+
 def _with_room(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     """Logits and an array for the result, its pages in memory."""
     z = _logits(case, rng)
@@ -213,6 +219,53 @@ def _torch_step(module: str) -> Callable[..., Call]:
     return prepare
 
 
+ROUNDS = 3  # of boosting
+
+
+def _xgboost_training(ours: bool) -> Callable[..., Call]:
+    """Training by XGBoost, with our objective or its own; the result is the last round's loss."""
+
+    def prepare(x: np.ndarray, y: np.ndarray) -> Call:
+        import xgboost
+
+        from fastxent.adapters.xgboost import SoftmaxObjective
+
+        objective, data, n_classes = SoftmaxObjective(), xgboost.DMatrix(x, y), x.shape[1] // 2
+        settings: dict[str, Any] = {"objective": "multi:softprob", "num_class": n_classes, "base_score": 0.5}
+
+        def train() -> float:
+            found: dict[str, Any] = {}
+            options: Any = {"evals": [(data, "train")], "evals_result": found, "verbose_eval": False}
+            xgboost.train(settings, data, ROUNDS, obj=objective if ours else None, **options)
+            return found["train"]["mlogloss"][-1]
+
+        return train
+
+    return prepare
+
+
+def _lightgbm_training(ours: bool) -> Callable[..., Call]:
+    """The same by LightGBM; the result is the mean of the first rows' largest logits."""
+
+    def prepare(x: np.ndarray, y: np.ndarray) -> Call:
+        import lightgbm
+
+        from fastxent.adapters.lightgbm import SoftmaxObjective
+
+        data = lightgbm.Dataset(x, y, free_raw_data=False).construct()
+        objective = SoftmaxObjective() if ours else "multiclass"
+        settings: dict[str, Any] = {"objective": objective, "num_class": x.shape[1] // 2, "verbose": -1}
+        settings |= {"boost_from_average": False, "min_data_in_leaf": 2}
+
+        def train() -> float:
+            model = lightgbm.train(settings, data, ROUNDS)
+            return float(model.predict(x[:128], raw_score=True).max(1).mean())
+
+        return train
+
+    return prepare
+
+
 def _torchmetrics_card(z: np.ndarray, y: np.ndarray) -> Call:
     """The score card's main figures, each by the function that its users would call."""
     import torch
@@ -336,6 +389,8 @@ WORKS = {
         _torch_step("fastxent.adapters.torch"),
         {"torch": Peer(_torch_step("torch.nn.functional"))},
     ),
+    "xgboost_training": Work(_features, _xgboost_training(True), {"xgboost": Peer(_xgboost_training(False))}),
+    "lightgbm_training": Work(_features, _lightgbm_training(True), {"lightgbm": Peer(_lightgbm_training(False))}),
     "nll": Work(
         _log_probs,
         lambda log_q, y: lambda: fastxent.nll(log_q, y),
