@@ -375,6 +375,8 @@ def bad_commands():
     write("cut.csv", b"a,b,target\n1,2,0\n1,2.5")
     pq.write_table(pa.table({"z": [[1.0, 2.0], [3.0]], "target": [0, 1]}), "ragged.parquet")
     feather.write_feather(pa.table({"z": [[1.0, 2.0], [3.0]], "target": [0, 1]}), "ragged.arrow")
+    lists = pa.table({"z": [[1.0, 2.0], [3.0]], "target": [0, 1]})
+    feather.write_feather(lists, "ragged_batches.arrow", "uncompressed", chunksize=1)
     write("label.csv", b"a,b,target\n1,2,cat\n1,2,cow\n")
     with h5py.File("holes.h5", "w") as file:
         file.create_dataset("predictions", (100, 2), "f8", chunks=(10, 2))[:10] = 1.0
@@ -406,6 +408,7 @@ def bad_commands():
         ("cut off in a number", "cut.csv", ["cut.csv", "truncated", "newline"]),
         ("ragged", "ragged.parquet", ["ragged.parquet", "row 1", "a list of 1"]),
         ("ragged Arrow", "ragged.arrow", ["ragged.arrow", "row 1", "a list of 1"]),
+        ("ragged between batches", "ragged_batches.arrow", ["ragged_batches.arrow", "row 1", "a list of 1"]),
         ("text without --classes", "label.csv", ["label.csv", "row 0", "'cat'", "--classes"]),
         ("unknown label", "label.csv --classes cat,dog", ["label.csv", "row 1", "'cow'", "--classes"]),
         ("one class", "label.csv --classes cat", ["--classes", "'cat'"]),

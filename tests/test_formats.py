@@ -233,6 +233,17 @@ def test_a_missing_library_is_told_with_what_to_install(name, module, monkeypatc
         Scan(name)
 
 
+@pytest.mark.parametrize("end", ["parquet", "arrow"])
+def test_small_batches_of_a_file_make_large_blocks(end, monkeypatch):
+    monkeypatch.setattr(base, "BLOCK_BYTES", 20_000)
+    if end == "parquet":
+        pq.write_table(table(ALL), "x.parquet", row_group_size=3)
+    else:
+        feather.write_feather(table(ALL), "x.arrow", "uncompressed", chunksize=3)
+    assert 2 <= len(check(Scan(f"x.{end}", wanted=COLUMNS), more=True)) <= 5
+    check(Scan(f"x.{end}", wanted=COLUMNS, rows=(100, 500)), slice(100, 500), more=True)
+
+
 # Shards
 
 

@@ -69,7 +69,7 @@ class Rows(ABC):
             rest = {field: array[rows:] for field, array in kept.items()}
             self._kept = rest if length(rest) else None
             rows -= length(parts[-1])
-        return parts[0] if len(parts) == 1 else {f: np.concatenate([p[f] for p in parts]) for f in parts[0]}
+        return _joined(parts)
 
     def left(self, start: int) -> int:
         """How many rows there are from ``start`` on, where taking has come to."""
@@ -240,7 +240,10 @@ class TableRows(Rows):
         self._file, self._fields = file, fields
 
     def blocks(self, start: int, stop: int | None) -> Iterator[Block]:
-        at = start
+        return _gathered(self._between(start, stop))
+
+    def _between(self, start: int, stop: int | None) -> Iterator[Block]:
+        at, width = start, self.n_classes
         blocks = self._file.blocks(self._fields, start) if stop is None or start < stop else iter(())
         while True:
             with told_by(self.path):
@@ -249,9 +252,15 @@ class TableRows(Rows):
                 break
             if stop is not None:
                 block = {field: array[: stop - at] for field, array in block.items()}
-            at += length(block)
             if length(block):
+                classes = block["predictions"].shape[1] if "predictions" in block else width
+                if width not in (None, classes):
+                    raise ValueError(
+                        f"predictions: {self.path}, row {at}: a list of {classes}, where the rows before have {width}"
+                    )
+                width = classes
                 yield block
+            at += length(block)
             if at == stop:
                 return
         if stop is not None and at < stop:
@@ -270,3 +279,22 @@ class TableRows(Rows):
 
     def refuse_changed(self) -> None:
         self._file.source.refuse_changed()
+
+
+def _gathered(blocks: Iterator[Block]) -> Iterator[Block]:
+    """The rows in as few blocks as their size allows: a call for each of a file's own small ones would cost more."""
+    parts: list[Block] = []
+    size = 0
+    for block in blocks:
+        n_bytes = sum(array.nbytes for array in block.values())
+        if parts and size + n_bytes > base.BLOCK_BYTES:
+            yield _joined(parts)
+            parts, size = [], 0
+        parts.append(block)
+        size += n_bytes
+    if parts:
+        yield _joined(parts)
+
+
+def _joined(parts: list[Block]) -> Block:
+    return parts[0] if len(parts) == 1 else {f: np.concatenate([p[f] for p in parts]) for f in parts[0]}
