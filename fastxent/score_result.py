@@ -193,7 +193,7 @@ class Score:
             values["confusion"] = {"n_pairs": pairs.n.size, **{k: v[most] for k, v in pairs._asdict().items()}}
         if self.groups is not None:
             values["groups"] = [{"value": value, **card._numbers()} for value, card in self.groups.items()]
-        return _plain({"schema": SCHEMA, "arithmetic": ARITHMETIC, **values})
+        return plain({"schema": SCHEMA, "arithmetic": ARITHMETIC, **values})
 
     def __str__(self) -> str:
         """A short table."""
@@ -232,18 +232,18 @@ class Score:
         return f"<Score of {self.n:,} rows>\n{self}"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Plain Python objects that JSON can hold."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return _plain(value._asdict())
+        return plain(value._asdict())
     if isinstance(value, (tuple, list)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return value
 
 
