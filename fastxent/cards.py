@@ -1,6 +1,7 @@
 """Score cards for people: tables for a terminal of 80 columns, plain text in a pipe."""
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from fastxent.demo import Result
+    from fastxent.score_linear import LinearScore
     from fastxent.scoring import Score
 
 MOST_BINS = 20
@@ -39,6 +41,27 @@ def score_card(score: "Score", title: str, footer: str) -> Group:
         parts += ["", _calibration(score)]
     if score.groups is not None:
         parts += _groups(score.groups)
+    if score.worst:
+        parts += ["", _worst(score)]
+    return Group(*parts, "", Text(footer, "dim"))
+
+
+def linear_card(score: "LinearScore", title: str, footer: str) -> Group:
+    """What ``fastxent score --hidden`` prints: `score_card` as far as there are figures."""
+    what = [f"{score.n:,} rows", f"{score.n_features:,} features", f"{score.n_classes:,} classes"]
+    what += [f"{count:,} {name}" for name, count in (("ignored", score.ignored), ("invalid", score.invalid)) if count]
+    if score.weight != score.n:
+        what.append(f"weights' sum {score.weight:.6g}")
+    rows = [
+        ("NLL", score.nll, ".6f", f"nats, standard error {score.nll_se:.2g}"),
+        ("", score.nll_bits, ".6f", "bits"),
+        ("log-likelihood", score.log_likelihood, ".10g", "nats, the rows' sum"),
+        ("perplexity", score.perplexity, ".6g", ""),
+        ("accuracy", score.accuracy, ".2%", ""),
+        *((f"top-{k} accuracy", v, ".2%", "") for k, v in score.top_k_accuracy.items() if k != 1),
+        ("mean reciprocal rank", score.mean_reciprocal_rank, ".6f", "1: every label's logit is the largest"),
+    ]
+    parts: list[Any] = [Text(title, "bold"), Text(", ".join(what), "dim"), "", _lines(rows)]
     if score.worst:
         parts += ["", _worst(score)]
     return Group(*parts, "", Text(footer, "dim"))
@@ -100,10 +123,6 @@ def _what(score: "Score") -> Text:
 
 def _figures(score: "Score") -> Table:
     low, high = score.nll_interval
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column(style="cyan")
-    table.add_column(justify="right", style="bold")
-    table.add_column(style="dim", overflow="fold")
     rows: list[tuple[str, float | None, str, str]] = [
         ("NLL", score.nll, ".6f", f"nats, standard error {score.nll_se:.2g}"),
         ("", score.nll_bits, ".6f", f"bits; 95 %: {low:.5g} to {high:.5g} nats"),
@@ -118,6 +137,15 @@ def _figures(score: "Score") -> Table:
         ("skill", score.skill, ".6f", "1: perfect, 0: predicts the frequencies"),
         ("ROC AUC", score.roc_auc, ".6f", f"within {score.roc_auc_resolution or 0.0:.1g}"),
     ]
+    return _lines(rows)
+
+
+def _lines(rows: Iterable[tuple[str, float | None, str, str]]) -> Table:
+    """Figures with their names and notes."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column(style="cyan")
+    table.add_column(justify="right", style="bold")
+    table.add_column(style="dim", overflow="fold")
     for name, value, form, note in rows:
         if value is not None:
             table.add_row(name, format(value, form), note)
@@ -165,7 +193,7 @@ def _groups(groups: Any) -> list[Any]:
     return parts
 
 
-def _worst(score: "Score") -> Table:
+def _worst(score: "Score | LinearScore") -> Table:
     table = _table("worst rows", "label", "NLL")
     for row in score.worst[:MOST_WORST]:
         table.add_row(str(row.id), "" if row.label is None else str(row.label), f"{row.nll:.6g}")

@@ -60,6 +60,7 @@ def _option(help_text: str, panel: str | None = None, flag: str | None = None, *
 
 _WHAT, _HOW, _SHOW, _RUN = "What to read", "How to score", "What to show", "What to measure"
 _GO = "Long runs and parts"
+_LINEAR = "Hidden states and a linear classifier"
 _FILES = (
     "A .npy, .npz, .safetensors, .zarr, .h5, .parquet, .arrow, .feather, .csv or .tsv (also .gz, .bz2, .xz, .zst);"
     " an address such as https://... of one, a pattern such as 'shards/*.npy', or a folder of shards."
@@ -84,7 +85,8 @@ def _options(
 
 @app.command()
 def score(
-    predictions: Annotated[str, typer.Argument(help=_FILES, metavar="PREDICTIONS")],
+    context: typer.Context,
+    predictions: Annotated[str | None, typer.Argument(help=_FILES, metavar="PREDICTIONS", show_default=False)] = None,
     target: Annotated[
         str | None,
         typer.Argument(help="Another, unless PREDICTIONS holds the target.", metavar="TARGET", show_default=False),
@@ -136,6 +138,18 @@ def score(
     first_row: Annotated[
         int | None, _option("The file's first row in a whole of many files, for the ids of rows.", _GO, metavar="N")
     ] = None,
+    hidden: Annotated[str | None, _option("Hidden states, in place of PREDICTIONS.", _LINEAR, metavar="FILE")] = None,
+    classifier: Annotated[
+        str | None, _option("An array (classes, features) that makes logits of them.", _LINEAR, metavar="FILE")
+    ] = None,
+    classifier_key: Annotated[str | None, _option("Its name in that file.", _LINEAR)] = None,
+    bias: Annotated[
+        str | None, _option("A number a class, in a file or by its name in that one.", _LINEAR, metavar="FILE")
+    ] = None,
+    softcap: Annotated[float | None, _option("Logits become C tanh(z / C).", _LINEAR, metavar="C")] = None,
+    target_file: Annotated[
+        str | None, _option("The target, unless FILE of --hidden holds it.", _LINEAR, flag="--target", metavar="FILE")
+    ] = None,
 ) -> None:
     """Score predictions against the truth.
 
@@ -144,8 +158,23 @@ def score(
     fastxent score predictions.parquet --columns 'p_*' --target-column y --kind probs
 
     fastxent score part-7.npy labels-7.npy --resume part-7.state
+
+    fastxent score --hidden h.npy --classifier w.safetensors --target y.npy
     """
     _refuse_bad_json_path(json)
+    from fastxent.files.scan import Wanted
+
+    if predictions is None:
+        _refuse_other_options(context)
+        wanted = Wanted(None, target_column, weight_column, id_column, predictions_key, target_key)
+        kept: dict[str, Any] = {"ignore_index": ignore_index, "temperature": temperature, "softcap": softcap}
+        kept |= {"invalid": invalid.value, "top_k": _whole_numbers(top_k, "--top-k"), "worst": worst}
+        _score_linear(hidden, target_file, classifier, classifier_key, bias, wanted, kept, json)
+        return
+    for name in ("hidden", "classifier", "classifier_key", "bias", "softcap", "target_file"):
+        if context.params[name] is not None:
+            option = "--target" if name == "target_file" else f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option}: is for --hidden and --classifier, without PREDICTIONS")
     for name, value in (("--first-row", first_row), ("--save-every", save_every)):
         if value is not None and not value >= 0:
             raise ValueError(f"{name}: {value} is negative")
@@ -156,7 +185,6 @@ def score(
         raise ValueError("--workers: starts a cluster, --scheduler names one that runs; give one of them")
     if on_cluster and resume is not None:
         raise ValueError("--resume: goes with neither --workers nor --scheduler, which start dead workers' parts anew")
-    from fastxent.files.scan import Wanted
     from fastxent.score_files import Job, score_files
     from fastxent.score_resume import StateFile
 
@@ -214,6 +242,49 @@ def score(
                 f"{resume} had rows already. The others: {footer}" if done else f"From {resume}, which was finished."
             )
         show(score_card(result, title, footer))
+
+
+# Options of score that mean something for hidden states and a classifier.
+_OF_LINEAR = {
+    "hidden", "classifier", "classifier_key", "bias", "softcap", "target_file", "target_column", "weight_column",
+    "id_column", "predictions_key", "target_key", "ignore_index", "temperature", "invalid", "top_k", "worst", "json",
+}  # fmt: skip
+
+
+def _refuse_other_options(context: typer.Context) -> None:
+    if context.params["hidden"] is None or context.params["classifier"] is None:
+        raise ValueError("PREDICTIONS: name a file of predictions, or --hidden and --classifier both")
+    for name in context.params.keys() - _OF_LINEAR:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ValueError(f"--{name.replace('_', '-')}: does not go with --hidden")
+
+
+def _score_linear(
+    hidden: str | None,
+    target: str | None,
+    classifier: str | None,
+    classifier_key: str | None,
+    bias: str | None,
+    wanted: Any,
+    options: dict[str, Any],
+    json: str | None,
+) -> None:
+    from fastxent.score_linear import read_classifier, score_linear
+
+    begin = time.perf_counter()
+    with _progress() as show_progress:
+        w, b = read_classifier(str(classifier), classifier_key, bias)
+        result = score_linear(str(hidden), target, w, b, wanted, tell=show_progress, **options)
+    elapsed_s = time.perf_counter() - begin
+    if json is not None:
+        _write_json(result.to_dict(), json)
+    if json != "-":
+        from fastxent.cards import linear_card, show
+
+        files = ", ".join(name for name in (hidden, classifier, bias, target) if name is not None)
+        rows = result.n + result.ignored + result.invalid
+        show(linear_card(result, files, f"{elapsed_s:.2f} s from opening to result: {rows / elapsed_s:,.0f} rows/s"))
 
 
 @app.command()

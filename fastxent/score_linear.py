@@ -97,6 +97,16 @@ def read_matrix(path: str, key: str | None, option: str, n_axes: int) -> np.ndar
     return member.read(tuple((0, size) for size in member.shape))
 
 
+def read_classifier(path: str, key: str | None, bias: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """A classifier, and its bias: in a file, or a member of the classifier's."""
+    classifier = read_matrix(path, key, "--classifier", 2)
+    if bias is None:
+        return classifier, None
+    if bias in open_file(path).names:
+        return classifier, read_matrix(path, bias, "--bias", 1)
+    return classifier, read_matrix(bias, None, "--bias", 1)
+
+
 class _Figures:
     """Sums over chunks: exact ones, and the worst rows."""
 
@@ -205,10 +215,11 @@ def score_linear(
             s = np.ones(batch.labels.size)
             if chunk.weight is not None:
                 s = sample_weight_slice(chunk.weight, 0, s.size, batch.hidden.shape)
-            nll, _, _, rank = losses(batch, "none", rank=True)
+            nll, _, _, ranks = losses(batch, "none", rank=True)
         except (ValueError, TypeError) as error:
             place = f" (rows counted from row {chunk.start} of the file)" if chunk.start else ""
             raise type(error)(f"{error}{place}") from None
+        rank = np.asarray(ranks)
         labels = batch.labels.reshape(-1).astype(np.int64)
         ignored = labels == ignore_index if ignore_index is not None else np.zeros(len(labels), bool)
         bad = (rank < 0) & ~ignored

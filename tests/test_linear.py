@@ -1,6 +1,8 @@
 """Linear cross-entropy: what is made of blocks of logits equals what is made of all of them."""
 
+import json
 import math
+import re
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ import reference
 
 import fastxent
 from fastxent import linear_blocks, linear_gradients
+from fastxent.cli import main
 
 BOUND = {np.float32: 2.0**-21, np.float64: 2.0**-49}
 
@@ -463,3 +466,93 @@ def test_logits_are_never_all_there():
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_extra_memory_stays_below_64_mb_at_full_size(dtype):
     peak_stays_below(2048, 1024, 65536, dtype, 64)
+
+
+# ---- the command line
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Hidden states, a classifier and labels in files; the arrays too."""
+    monkeypatch.chdir(tmp_path)
+    hidden, classifier, labels = whole_numbers(np.float32, rows=60)
+    bias = np.linspace(-1, 1, 333).astype(np.float32)
+    np.save("h.npy", hidden)
+    np.save("y.npy", labels)
+    np.savez("w.npz", weight=classifier, bias=bias)
+    np.save("w.npy", classifier)
+    np.save("s.npy", np.linspace(0, 1, 60))
+    return hidden, classifier, labels, bias
+
+
+def command(capsys, *arguments):
+    code = main([str(a) for a in ("score", *arguments)])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_command_scores_hidden_states(files, capsys):
+    hidden, classifier, labels, bias = files
+    common = "--hidden", "h.npy", "--target", "y.npy", "--top-k", "1,10", "--worst", 3, "--json", "-"
+    code, out, err = command(capsys, *common, "--classifier", "w.npz", "--bias", "bias", "--softcap", 20)
+    assert (code, err) == (0, "")
+    rows, rank = fastxent.linear_cross_entropy(
+        hidden, classifier, labels, linear_bias=bias, softcap=20.0, reduction="none", return_rank=True
+    )
+    figures = json.loads(out)
+    assert (figures["n"], figures["n_classes"], figures["n_features"]) == (60, 333, 24)
+    assert figures["nll"] == math.fsum(rows) / 60
+    assert figures["log_likelihood"] == -math.fsum(rows)
+    assert figures["nll_se"] == pytest.approx(math.sqrt(((rows - rows.mean()) ** 2).sum()) / 60, rel=1e-12)
+    assert figures["perplexity"] == pytest.approx(math.exp(figures["nll"]), rel=1e-12)
+    assert figures["top_k_accuracy"] == {"1": (rank < 1).mean(), "10": (rank < 10).mean()}
+    assert figures["mean_reciprocal_rank"] == pytest.approx((1 / (1 + rank)).mean(), rel=1e-12)
+    assert [row["id"] for row in figures["worst"]] == np.argsort(-rows, kind="stable")[:3].tolist()
+    code, out, _ = command(capsys, "--hidden", "h.npy", "--target", "y.npy", "--classifier", "w.npy")
+    assert code == 0
+    assert "60 rows, 24 features, 333 classes" in out
+    assert "mean reciprocal rank" in out
+
+
+def test_command_reads_a_classifier_of_safetensors_in_bfloat16(files, capsys):
+    hidden, classifier, labels, _ = files
+    numpy = pytest.importorskip("safetensors.numpy")
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    numpy.save_file({"lm_head.weight": classifier.astype(ml_dtypes.bfloat16), "norm": classifier[0]}, "w.safetensors")
+    common = "--hidden", "h.npy", "--target", "y.npy", "--json", "-", "--ignore-index", labels[0]
+    code, out, err = command(capsys, *common, "--classifier", "w.safetensors")
+    assert (code, err) == (0, "")
+    figures = json.loads(out)
+    kept = labels != labels[0]
+    assert figures["ignored"] == 60 - kept.sum()
+    assert figures["nll"] == fastxent.linear_cross_entropy(
+        hidden[kept], classifier, labels[kept]
+    )  # small whole numbers
+
+
+def test_command_says_what_is_wrong(files, capsys):
+    hidden = files[0]
+    hidden[7] = np.nan
+    np.save("bad.npy", hidden)
+    given = "--hidden", "h.npy", "--classifier", "w.npy"
+    for arguments, message in (
+        (("--hidden", "h.npy"), "--hidden and --classifier both"),
+        ((), "name a file of predictions"),
+        ((*given, "--bins", 3), "--bins: does not go with --hidden"),
+        ((*given, "--target", "y.npy", "--classifier-key", "w"), "one array, which has no members"),
+        (("--hidden", "h.npy", "--classifier", "y.npy", "--target", "y.npy"), "need 2 axes"),
+        (("h.npy", "y.npy", "--softcap", 3), "--softcap: is for --hidden"),
+        ((*given, "--target", "h.npy"), "distributions|does not go with hidden"),
+        (
+            ("--hidden", "bad.npy", "--classifier", "w.npy", "--target", "y.npy"),
+            "hidden: row 7 gives logits with a NaN",
+        ),
+    ):
+        code, out, err = command(capsys, *arguments)
+        assert (code, out) == (2, ""), arguments
+        assert re.search(message, err)
+        assert err.count("\n") == 1
+    counted = command(
+        capsys, "--hidden", "bad.npy", "--classifier", "w.npy", "--target", "y.npy", "--invalid", "count", "--json", "-"
+    )
+    assert json.loads(counted[1])["invalid"] == 1
