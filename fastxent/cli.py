@@ -9,12 +9,13 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import Enum
 from typing import Annotated, Any
 
 import typer
+
+from fastxent.terminal import progress, refuse_bad_path, whole_numbers, write_json
 
 OK, FELL_SHORT, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -161,15 +162,17 @@ def score(
 
     fastxent score --hidden h.npy --classifier w.safetensors --target y.npy
     """
-    _refuse_bad_json_path(json)
+    refuse_bad_path(json)
     from fastxent.files.scan import Wanted
 
     if predictions is None:
-        _refuse_other_options(context)
+        from fastxent.cli_linear import refuse_other_options, show_linear
+
+        refuse_other_options(context)
         wanted = Wanted(None, target_column, weight_column, id_column, predictions_key, target_key)
         kept: dict[str, Any] = {"ignore_index": ignore_index, "temperature": temperature, "softcap": softcap}
-        kept |= {"invalid": invalid.value, "top_k": _whole_numbers(top_k, "--top-k"), "worst": worst}
-        _score_linear(hidden, target_file, classifier, classifier_key, bias, wanted, kept, json)
+        kept |= {"invalid": invalid.value, "top_k": whole_numbers(top_k, "--top-k"), "worst": worst}
+        show_linear(hidden, target_file, classifier, classifier_key, bias, wanted, kept, json)
         return
     for name in ("hidden", "classifier", "classifier_key", "bias", "softcap", "target_file"):
         if context.params[name] is not None:
@@ -198,7 +201,7 @@ def score(
         "eps": eps,
         "sum_tol": sum_tol,
         "temperature": temperature,
-        "top_k": _whole_numbers(top_k, "--top-k"),
+        "top_k": whole_numbers(top_k, "--top-k"),
         "bins": bins,
         "worst": worst,
         "invalid": invalid.value,
@@ -206,7 +209,7 @@ def score(
     job = Job(predictions, target, wanted, options, first_row)
     state = None if resume is None else StateFile(resume, save_every)
     done, n_bytes, cluster_s, begin = 0, 0, 0.0, time.perf_counter()
-    with _progress() as show_progress:
+    with progress() as show_progress:
 
         def tell(what: str, fraction: float, rows: int, bytes_read: int) -> None:
             nonlocal done, n_bytes
@@ -229,7 +232,7 @@ def score(
     result = scorer.result()
     elapsed_s = time.perf_counter() - begin
     if json is not None:
-        _write_json(result.to_dict(), json)
+        write_json(result.to_dict(), json)
     if json != "-":
         from fastxent.cards import score_card, show, speed
 
@@ -242,49 +245,6 @@ def score(
                 f"{resume} had rows already. The others: {footer}" if done else f"From {resume}, which was finished."
             )
         show(score_card(result, title, footer))
-
-
-# Options of score that mean something for hidden states and a classifier.
-_OF_LINEAR = {
-    "hidden", "classifier", "classifier_key", "bias", "softcap", "target_file", "target_column", "weight_column",
-    "id_column", "predictions_key", "target_key", "ignore_index", "temperature", "invalid", "top_k", "worst", "json",
-}  # fmt: skip
-
-
-def _refuse_other_options(context: typer.Context) -> None:
-    if context.params["hidden"] is None or context.params["classifier"] is None:
-        raise ValueError("PREDICTIONS: name a file of predictions, or --hidden and --classifier both")
-    for name in context.params.keys() - _OF_LINEAR:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            raise ValueError(f"--{name.replace('_', '-')}: does not go with --hidden")
-
-
-def _score_linear(
-    hidden: str | None,
-    target: str | None,
-    classifier: str | None,
-    classifier_key: str | None,
-    bias: str | None,
-    wanted: Any,
-    options: dict[str, Any],
-    json: str | None,
-) -> None:
-    from fastxent.score_linear import read_classifier, score_linear
-
-    begin = time.perf_counter()
-    with _progress() as show_progress:
-        w, b = read_classifier(str(classifier), classifier_key, bias)
-        result = score_linear(str(hidden), target, w, b, wanted, tell=show_progress, **options)
-    elapsed_s = time.perf_counter() - begin
-    if json is not None:
-        _write_json(result.to_dict(), json)
-    if json != "-":
-        from fastxent.cards import linear_card, show
-
-        files = ", ".join(name for name in (hidden, classifier, bias, target) if name is not None)
-        rows = result.n + result.ignored + result.invalid
-        show(linear_card(result, files, f"{elapsed_s:.2f} s from opening to result: {rows / elapsed_s:,.0f} rows/s"))
 
 
 @app.command()
@@ -321,18 +281,18 @@ def calibrate(
     fastxent calibrate held-out.parquet --columns 'logit_*' --target-column y --save temperature.json
     """
     for option, path in (("--json", json), ("--save", save)):
-        _refuse_bad_json_path(path, option)
+        refuse_bad_path(path, option)
     from fastxent.calibrate_files import calibrate_files
     from fastxent.files.scan import Wanted
 
     wanted = Wanted(columns, target_column, weight_column, None, predictions_key, target_key, axis)
     begin = time.perf_counter()
-    with _progress() as tell:
+    with progress() as tell:
         calibrator, result = calibrate_files(predictions, target, wanted, ignore_index, method.value, tell)
     if save is not None:
         calibrator.save(save)
     if json is not None:
-        _write_json(calibrator.to_dict() | result.to_dict(), json)
+        write_json(calibrator.to_dict() | result.to_dict(), json)
     if json != "-":
         print(f"{calibrator}\n\n{result}\n")
         print(f"{time.perf_counter() - begin:.2f} s, {calibrator.n_passes_} + 1 passes over the rows")
@@ -351,18 +311,18 @@ def merge(
 
     fastxent merge part-*.state
     """
-    _refuse_bad_json_path(json)
-    _refuse_bad_json_path(output, "--output")
+    refuse_bad_path(json)
+    refuse_bad_path(output, "--output")
     from fastxent.score_resume import merge_states
 
     begin = time.perf_counter()
-    with _progress() as tell:
+    with progress() as tell:
         scorer = merge_states(states, unfinished, lambda fraction: tell("merging", fraction, 0, 0))
     result = scorer.result()
     if output is not None:
         scorer.save(output)
     if json is not None:
-        _write_json(result.to_dict(), json)
+        write_json(result.to_dict(), json)
     if json != "-":
         from fastxent.cards import score_card, show
 
@@ -381,13 +341,13 @@ def demo(
     Three models predict every next byte in a third of Python's own standard library, after counting bytes, pairs and
     triples in the rest.
     """
-    _refuse_bad_json_path(json)
+    refuse_bad_path(json)
     from fastxent import demo as demonstration
 
-    with _progress() as tell:
+    with progress() as tell:
         result = demonstration.run(files, lambda what, fraction, rows: tell(what, fraction, rows, 1024 * rows))
     if json is not None:
-        _write_json(demonstration.to_dict(result), json)
+        write_json(demonstration.to_dict(result), json)
     if json != "-":
         from fastxent.cards import demo_card, show
 
@@ -429,9 +389,9 @@ def bench(
 
     fastxent bench float32-1000 score --plot chart.png
     """
-    _refuse_bad_json_path(json)
+    refuse_bad_path(json)
     if plot is not None:
-        _refuse_bad_json_path(plot, "--plot")
+        refuse_bad_path(plot, "--plot")
     from fastxent.benchmark import charts, session
 
     charts.require(plot)
@@ -447,7 +407,7 @@ def bench(
         found = session.measure_named(names or (), quick, targets, runs, rounds, tell)
     tell("")
     if json is not None and not found.interrupted:
-        _write_json(found.to_dict(), json)
+        write_json(found.to_dict(), json)
     if plot is not None and not found.interrupted:
         found.draw(plot)
     if json != "-":
@@ -520,74 +480,6 @@ def main(arguments: list[str] | None = None) -> int:
 def _complain(what: str, message: str) -> int:
     print(f"fastxent: {what}: {' '.join(message.split())}", file=sys.stderr)
     return WRONG
-
-
-def _whole_numbers(text: str, option: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"{option}: {text!r} is not whole numbers with commas, such as 1,5") from None
-
-
-def _refuse_bad_json_path(path: str | None, option: str = "--json") -> None:
-    """Raise before the work, not after it."""
-    if path is not None and path != "-":
-        folder = os.path.dirname(os.path.abspath(path))
-        if os.path.isdir(path) or not os.access(folder, os.W_OK):
-            raise ValueError(f"{option}: cannot write {path}")
-
-
-def _write_json(figures: dict[str, Any], path: str) -> None:
-    """Write to standard output, or a file that appears whole or not at all."""
-    import json
-    import tempfile
-
-    text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
-    if path == "-":
-        sys.stdout.write(text)
-        return
-    folder, name = os.path.split(os.path.abspath(path))
-    handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # as open() would have made it
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, float, int, int], None]]:
-    """A function to call with (what, fraction done, rows, bytes): a bar on a terminal, nothing in a pipe."""
-    if not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[rate]}", style="cyan"),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task, begin, last = progress.add_task("starting", total=1.0, rate=""), time.perf_counter(), ""
-
-        def tell(what: str, fraction: float, rows: int, n_bytes: int) -> None:
-            nonlocal begin, last
-            if what != last and rows == 0:
-                begin, last = time.perf_counter(), what
-            elapsed_s = max(time.perf_counter() - begin, 1e-9)
-            rate = f"{rows / elapsed_s:,.0f} rows/s  {n_bytes / elapsed_s / 1e9:.2f} GB/s" if rows else ""
-            progress.update(task, description=what, completed=fraction, rate=rate)
-
-        yield tell
 
 
 if __name__ == "__main__":

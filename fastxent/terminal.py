@@ -1,0 +1,77 @@
+"""What commands share: a bar of progress, files that appear whole, arguments made of numbers."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+def whole_numbers(text: str, option: str) -> tuple[int, ...]:
+    """The numbers of an option such as 1,5."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{option}: {text!r} is not whole numbers with commas, such as 1,5") from None
+
+
+def refuse_bad_path(path: str | None, option: str = "--json") -> None:
+    """Raise before the work, not after it."""
+    if path is not None and path != "-":
+        folder = os.path.dirname(os.path.abspath(path))
+        if os.path.isdir(path) or not os.access(folder, os.W_OK):
+            raise ValueError(f"{option}: cannot write {path}")
+
+
+def write_json(figures: dict[str, Any], path: str) -> None:
+    """Write to standard output, or a file that appears whole or not at all."""
+    import json
+    import tempfile
+
+    text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
+    if path == "-":
+        sys.stdout.write(text)
+        return
+    folder, name = os.path.split(os.path.abspath(path))
+    handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # as open() would have made it
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, float, int, int], None]]:
+    """A function to call with (what, fraction done, rows, bytes): a bar on a terminal, nothing in a pipe."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}", style="cyan"),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task, begin, last = progress.add_task("starting", total=1.0, rate=""), time.perf_counter(), ""
+
+        def tell(what: str, fraction: float, rows: int, n_bytes: int) -> None:
+            nonlocal begin, last
+            if what != last and rows == 0:
+                begin, last = time.perf_counter(), what
+            elapsed_s = max(time.perf_counter() - begin, 1e-9)
+            rate = f"{rows / elapsed_s:,.0f} rows/s  {n_bytes / elapsed_s / 1e9:.2f} GB/s" if rows else ""
+            progress.update(task, description=what, completed=fraction, rate=rate)
+
+        yield tell
