@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 FORMATS = ["npy", "npz", "compressed.npz", "safetensors", "h5", "zarr", "parquet", "arrow", "csv"]
-BLOCK_ROWS = 1 << 12
+BLOCK_ROWS = 1 << 12  # written, or read by a library, at once; main sets it to 16 MB
 
 
 def blocks(rows: int, classes: int) -> Iterator[np.ndarray]:
@@ -194,6 +194,8 @@ def main() -> None:
     parser.add_argument("--folder", help="where the files go; they are removed at the end")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    global BLOCK_ROWS
+    BLOCK_ROWS = max(1, (1 << 22) // given.classes)
     if given.child:
         print(json.dumps(measure(*map(Path, given.child), given.rounds, given.cold)))
         return
@@ -207,9 +209,9 @@ def main() -> None:
             for path, n in ((big, rows), (small, 3 * BLOCK_ROWS)):
                 path.parent.mkdir()
                 write(path, n, given.classes)
-            own = [sys.executable, __file__, "--child"]
-            subprocess.run([*own, str(small), str(small), "--rounds", "1"], check=True, stdout=subprocess.DEVNULL)
-            command = [*own, str(big), str(small), "--rounds", str(given.rounds), *["--cold"] * given.cold]
+            own = [sys.executable, __file__, "--classes", str(given.classes), "--rounds", str(given.rounds)]
+            subprocess.run([*own, "--child", str(small), str(small)], check=True, stdout=subprocess.DEVNULL)
+            command = [*own, *["--cold"] * given.cold, "--child", str(big), str(small)]
             took = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
             size = sum(file.stat().st_size for file in files_of(big)) / 1e9
             speed = 4e-9 * rows * given.classes / took["score"]

@@ -1,7 +1,8 @@
 """Arrow's own files, .arrow and .feather: record batches as they lie there, of the file format or of the stream's."""
 
+from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, count
 from typing import Any
 
 from fastxent.files import base
@@ -66,24 +67,20 @@ class Ipc(TableFile):
 
     def _batches(self, columns: list[int], start: int) -> Iterator[tuple[int, Any]]:
         """(first row, batch) of those that reach beyond ``start``."""
+        first = bisect_right(self.starts, start) - 1
+        row = self.starts[first]
         with told_by(self.path, "Arrow file"):
             reader = self._reader(columns)
-        row = k = 0
-        while True:
+        for k in count(first):
             with told_by(self.path, "Arrow file"):
-                if not self._is_stream:
-                    while k < len(self.starts) - 1 and self.starts[k + 1] <= start:
-                        k += 1
-                    if k >= len(self.starts) - 1:
-                        return
-                    row, batch = self.starts[k], reader.get_batch(k)
+                if self._is_stream:
+                    batch = next(reader, None)
                 else:
-                    try:
-                        batch = reader.read_next_batch()
-                    except StopIteration:
-                        break
+                    batch = reader.get_batch(k) if k < reader.num_record_batches else None
+            if batch is None:
+                break
             if row + batch.num_rows > start:
                 yield row, batch
-            row, k = row + batch.num_rows, k + 1
+            row += batch.num_rows
         if row < start:
             raise ValueError(f"{self.path}: has {row} rows, fewer than {start}, where reading was to begin")

@@ -33,7 +33,7 @@ class Scan:
     Attributes
     ----------
     n_rows : int or None
-        Of the whole; None where the file tells it at its end alone (.csv).
+        Of the whole; None where the file tells it at its end alone (.csv, Arrow's streams).
     n_classes : int or None
         None for a column of lists.
     rows_read, bytes_read : int
