@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastxent.ahead import warmup
+    from fastxent.focal import focal_loss, focal_loss_value_and_grad
     from fastxent.gradients import binary_cross_entropy_value_and_grad, cross_entropy_value_and_grad
     from fastxent.linear import linear_cross_entropy, linear_cross_entropy_value_and_grad
     from fastxent.losses import (
@@ -39,6 +40,8 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_value_and_grad",
     "entropy",
+    "focal_loss",
+    "focal_loss_value_and_grad",
     "get_threads",
     "kl_divergence",
     "linear_cross_entropy",
@@ -62,6 +65,8 @@ _HOMES = {
     "score": "scoring",
     "binary_cross_entropy_value_and_grad": "gradients",
     "cross_entropy_value_and_grad": "gradients",
+    "focal_loss": "focal",
+    "focal_loss_value_and_grad": "focal",
     "get_threads": "threads",
     "linear_cross_entropy": "linear",
     "linear_cross_entropy_value_and_grad": "linear",

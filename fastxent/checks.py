@@ -24,6 +24,7 @@ from fastxent.options import (  # noqa: F401  (what checks an option is this mod
     REDUCTIONS,
     as_eps,
     as_flag,
+    as_gamma,
     as_ignore_index,
     as_kind,
     as_log_loss_options,

@@ -81,7 +81,7 @@ def logsumexp(
     with limited(threads):
         for start, stop, view in z.slices():
             kernels.logsumexp(view, temperature).run(rows[start:stop])
-    return _deliver(rows.reshape(z.shape), array, out)
+    return deliver(rows.reshape(z.shape), array, out)
 
 
 def softmax(
@@ -669,7 +669,7 @@ def _losses(
                 return reduce(reduction, rows, total, mass, labels.shape)
     batch = checks.as_batch(*given)
     array, rows, total, mass = _run(batch, *_driver_for(batch, drivers, options), reduction, out, threads)
-    return _deliver(reduce(reduction, rows, total, mass, batch.predictions.shape), array, out)
+    return deliver(reduce(reduction, rows, total, mass, batch.predictions.shape), array, out)
 
 
 def _driver_for(
@@ -707,14 +707,14 @@ def _binary(
 ) -> Any:
     """Run a driver of one number a row over a batch."""
     array, rows, total, mass = _run(batch, driver, options, reduction, out, threads)
-    return _deliver(reduce(reduction, rows, total, mass, batch.predictions.shape), array, out)
+    return deliver(reduce(reduction, rows, total, mass, batch.predictions.shape), array, out)
 
 
 def _run(
     batch: Batch, driver: Driver, options: tuple[Any, ...], reduction: str, out: Any, threads: int | None
 ) -> tuple[np.ndarray | None, np.ndarray, float, float]:
     """The array behind ``out``, the rows' losses ("none"), or else their sum and that of their weights."""
-    array, rows = _loss_output(batch, reduction, out)
+    array, rows = loss_output(batch, reduction, out)
     views = batch.whole() if threads is None else None
     if views is not None:
         row, reason, total, mass = driver(*views, *options).run_all(rows)
@@ -761,7 +761,7 @@ def _divergence(
                 exact_sum_add_block(sums[LOSSES], r, r.size)
     if not none:
         exact_sum_add_block(sums[WEIGHTS], np.array([float(p.n_rows)]), 1)
-    return _deliver(reduce(reduction, rows, *values_of(sums), p.shape), array, out)
+    return deliver(reduce(reduction, rows, *values_of(sums), p.shape), array, out)
 
 
 def _same_shape(
@@ -803,7 +803,7 @@ def same_memory(a: np.ndarray, b: ArrayOrPieces) -> bool:
     return a.__array_interface__["data"][0] == b.__array_interface__["data"][0] and a.strides == b.strides
 
 
-def _loss_output(batch: Batch, reduction: str, out: Any) -> tuple[np.ndarray | None, np.ndarray]:
+def loss_output(batch: Batch, reduction: str, out: Any) -> tuple[np.ndarray | None, np.ndarray]:
     if checks.as_reduction(reduction) != "none":
         return checks.as_output(out, (), F64), ABSENT
     z, target, sample_weight = batch.predictions, batch.target, batch.sample_weight
@@ -826,7 +826,7 @@ def _row_output(
     return array, np.empty(n_rows)
 
 
-def _deliver(value: Any, array: np.ndarray | None, out: Any) -> Any:
+def deliver(value: Any, array: np.ndarray | None, out: Any) -> Any:
     """The result as the user gets it: in ``out`` where one was given; no array without dimensions otherwise."""
     if array is None:
         return value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value

@@ -79,6 +79,11 @@ def as_eps(value: Any) -> float:
     return as_real(value, "eps", 0.0, 0.5, open_high=True)
 
 
+def as_gamma(value: Any) -> float:
+    """A number in [0, 100]."""
+    return as_real(value, "gamma", 0.0, 100.0)
+
+
 def as_log_loss_options(eps: Any, normalize: Any, sum_tol: Any) -> tuple[float, bool, float]:
     """(eps in [0, 0.5), normalize, sum_tol >= 0)."""
     return as_eps(eps), as_flag(normalize, "normalize"), as_real(sum_tol, "sum_tol", 0.0, math.inf)

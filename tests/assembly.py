@@ -61,6 +61,7 @@ def _compile_the_rest():
     """Call the kernels that only large or old score cards need, or other libraries."""
     import numpy as np
 
+    import fastxent
     from fastxent.adapters import sklearn
     from fastxent.fit import TemperatureScaling
     from fastxent.kernels import exactsum, groups
@@ -73,6 +74,7 @@ def _compile_the_rest():
         sklearn.brier_score_loss([0, 1], np.full((2, 2), 0.5, dtype))
         for target in ([0, 1], np.eye(2)):
             TemperatureScaling().fit(np.array([[1, 0], [2, 0]], dtype), target)
+    fastxent.focal_loss(np.zeros((2, 2)), [0, 1])
     sklearn.d2_log_loss_score([0, 1], np.full((2, 2), 0.5), sample_weight=[1, 1])
 
 

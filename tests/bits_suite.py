@@ -70,6 +70,9 @@ def calls(case):
     yield "softmax", fastxent.softmax, (z,), {}
     yield "log_softmax", fastxent.log_softmax, (z,), {}
     yield "log_softmax, T", fastxent.log_softmax, (z,), {"temperature": 0.7}
+    options = {"gamma": 2.5, "hessian": True, **weights, **none}
+    yield "focal", fastxent.focal_loss, (z, y), {"gamma": 1.5, **weights}
+    yield "focal, Hessian", lambda *a, **o: fastxent.focal_loss_value_and_grad(*a, **o)[2], (z, y), options
     yield "brier score", sklearn.brier_score_loss, (y, p), {"labels": np.arange(p.shape[1]), "sample_weight": s}
     for kind, x in zip(KINDS, (z, lp, p)):
         yield f"entropy, {kind}", fastxent.entropy, (x,), {"kind": kind, **none}

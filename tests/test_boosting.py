@@ -265,6 +265,51 @@ def test_binary_derivatives_follow_the_options(library):
 
 
 @pytest.mark.parametrize("library", OURS)
+def test_focal_derivatives_are_those_of_the_focal_loss(library):
+    rng = np.random.default_rng(4)
+    z, y, s, w = rng.standard_normal((70, 4)), rng.integers(0, 4, 70), rng.random(70), rng.random(4)
+    grad, hess = OURS[library].SoftmaxObjective(gamma=2.0, weight=w)(y.astype(np.float32), z, s)
+    options = {"gamma": 2.0, "sample_weight": s, "reduction": "sum", "hessian": True}
+    _, want, bend = fastxent.focal_loss_value_and_grad(z, y, weight=w, **options)
+    np.testing.assert_array_equal(grad, want)
+    np.testing.assert_allclose(hess, FACTOR[library](4) * bend, rtol=1e-14)
+    t, two = y % 2, np.stack([np.zeros(70), z[:, 0]], 1)
+    grad, hess = OURS[library].BinaryObjective(gamma=2.0, pos_weight=3.0)(t.astype(np.float32), z[:, 0], s)
+    _, want, bend = fastxent.focal_loss_value_and_grad(two, t, weight=[1.0, 3.0], **options)
+    np.testing.assert_allclose(grad, want[:, 1], rtol=1e-12)
+    np.testing.assert_allclose(hess, bend[:, 1], rtol=1e-12)
+    with pytest.raises(ValueError, match=r"^gamma: 2.0 does not go with label_smoothing=0.1"):
+        OURS[library].SoftmaxObjective(gamma=2.0, label_smoothing=0.1)
+
+
+def test_training_lowers_the_focal_loss_every_round(xgb, lgb):
+    x, y, s = data_of("wine", weighted=True)
+    xb, yb, sb = data_of("breast_cancer", weighted=True)
+    settings = {**XGB, "base_score": 0.0}
+    data, data_b = xgb.DMatrix(x, y, weight=s), xgb.DMatrix(xb, yb, weight=sb)
+    model = xgb.train({**settings, "num_class": 3}, data, 8, obj=our_xgboost.SoftmaxObjective(gamma=2.0))
+    binary = xgb.train(settings, data_b, 8, obj=our_xgboost.BinaryObjective(gamma=2.0))
+    raw = [model.predict(data, output_margin=True, iteration_range=(0, k)) for k in range(1, 9)]
+    raw_b = [binary.predict(data_b, output_margin=True, iteration_range=(0, k)) for k in range(1, 9)]
+    assert_falling(raw, raw_b, y, s, yb, sb)
+    model = lgb.train(
+        {**LGB, "num_class": 3, "objective": our_lightgbm.SoftmaxObjective(gamma=2.0)}, lgb.Dataset(x, y, weight=s), 8
+    )
+    binary = lgb.train({**LGB, "objective": our_lightgbm.BinaryObjective(gamma=2.0)}, lgb.Dataset(xb, yb, weight=sb), 8)
+    raw = [model.predict(x, num_iteration=k) for k in range(1, 9)]
+    raw_b = [binary.predict(xb, num_iteration=k) for k in range(1, 9)]
+    assert_falling(raw, raw_b, y, s, yb, sb)
+
+
+def assert_falling(raw, raw_b, y, s, yb, sb):
+    losses = [fastxent.focal_loss(z, y, sample_weight=s) for z in raw]
+    losses_b = [fastxent.focal_loss(np.stack([0 * z, z], 1), yb, sample_weight=sb) for z in raw_b]
+    for values in (losses, losses_b):
+        assert (np.diff(values) < 0).all(), values
+        assert values[-1] < 0.6 * values[0]
+
+
+@pytest.mark.parametrize("library", OURS)
 def test_objectives_are_copied_and_pickled(library):
     for thing in (
         OURS[library].SoftmaxObjective(weight=[1.0, 2.0]),
@@ -273,7 +318,7 @@ def test_objectives_are_copied_and_pickled(library):
     ):
         assert repr(copy.deepcopy(thing)) == repr(pickle.loads(pickle.dumps(thing))) == repr(thing)
     shown = repr(OURS[library].BinaryObjective(pos_weight=2.0, threads=1))
-    assert shown == "BinaryObjective(pos_weight=2.0, label_smoothing=0.0, threads=1)"
+    assert shown == "BinaryObjective(pos_weight=2.0, label_smoothing=0.0, gamma=0.0, threads=1)"
 
 
 @pytest.mark.parametrize("library", OURS)

@@ -9,6 +9,7 @@ import fastxent
 from fastxent import checks
 from fastxent.adapters.errors import renamed
 from fastxent.adapters.labels import as_labels
+from fastxent.focal import binary_focal_loss_value_and_grad
 
 Derivatives = tuple[np.ndarray, np.ndarray]
 
@@ -30,15 +31,22 @@ class SoftmaxLoss(_Options):
         Class weights: finite, at least 0.
     label_smoothing : float
         ε in [0, 1]: the target becomes (1 - ε) one-hot + ε / C.
+    gamma : float
+        In [0, 100]; above 0 the loss is the focal one. Not together with label_smoothing.
     threads : int, optional
         At most so many threads; never changes the result.
     """
 
     def __init__(
-        self, *, weight: ArrayLike | None = None, label_smoothing: float = 0.0, threads: int | None = None
+        self,
+        *,
+        weight: ArrayLike | None = None,
+        label_smoothing: float = 0.0,
+        gamma: float = 0.0,
+        threads: int | None = None,
     ) -> None:
         self.weight, self.label_smoothing = weight, checks.as_smoothing(label_smoothing)
-        self.threads = threads
+        self.gamma, self.threads = _as_gamma(gamma, self.label_smoothing), threads
 
     def derivatives(self, logits: np.ndarray, labels: Any, sample_weight: Any) -> Derivatives:
         """First derivatives, and the diagonal of the second ones: of the logits' shape, dtype and memory order.
@@ -56,8 +64,11 @@ class SoftmaxLoss(_Options):
         options |= {"reduction": "sum", "hessian": True, "threads": self.threads}
         with renamed(target="labels", logits="predictions"):
             indices = as_labels(labels, "labels")
-            options["label_smoothing"] = self.label_smoothing
-            _, grad, hess = fastxent.cross_entropy_value_and_grad(logits, indices, **options)
+            if self.gamma:
+                _, grad, hess = fastxent.focal_loss_value_and_grad(logits, indices, gamma=self.gamma, **options)
+            else:
+                options["label_smoothing"] = self.label_smoothing
+                _, grad, hess = fastxent.cross_entropy_value_and_grad(logits, indices, **options)
         return grad, hess
 
 
@@ -70,15 +81,22 @@ class BinaryLoss(_Options):
         Weight of the positive class, label 1: finite, at least 0.
     label_smoothing : float
         ε in [0, 1]: the target t becomes (1 - ε) t + ε / 2.
+    gamma : float
+        In [0, 100]; above 0 the loss is the focal one, of labels 0 and 1. Not together with label_smoothing.
     threads : int, optional
         At most so many threads; never changes the result.
     """
 
     def __init__(
-        self, *, pos_weight: float | None = None, label_smoothing: float = 0.0, threads: int | None = None
+        self,
+        *,
+        pos_weight: float | None = None,
+        label_smoothing: float = 0.0,
+        gamma: float = 0.0,
+        threads: int | None = None,
     ) -> None:
         self.pos_weight, self.label_smoothing = pos_weight, checks.as_smoothing(label_smoothing)
-        self.threads = threads
+        self.gamma, self.threads = _as_gamma(gamma, self.label_smoothing), threads
         checks.as_pos_weight(pos_weight)
 
     def derivatives(self, logits: np.ndarray, labels: Any, sample_weight: Any) -> Derivatives:
@@ -96,8 +114,12 @@ class BinaryLoss(_Options):
         options: dict[str, Any] = {"pos_weight": self.pos_weight, "sample_weight": sample_weight}
         options |= {"reduction": "sum", "hessian": True, "threads": self.threads}
         with renamed(target="labels", logits="predictions"):
-            target = smoothed(labels, self.label_smoothing)
-            _, grad, hess = fastxent.binary_cross_entropy_value_and_grad(logits, target, **options)
+            if self.gamma:
+                indices = as_labels(labels, "labels")
+                _, grad, hess = binary_focal_loss_value_and_grad(logits, indices, gamma=self.gamma, **options)
+            else:
+                target = smoothed(labels, self.label_smoothing)
+                _, grad, hess = fastxent.binary_cross_entropy_value_and_grad(logits, target, **options)
         return grad, hess
 
 
@@ -143,3 +165,10 @@ def arguments(first: Any, second: Any, sample_weight: Any) -> tuple[np.ndarray, 
 def smoothed(labels: Any, label_smoothing: float) -> Any:
     """(1 - ε) t + ε / 2."""
     return np.asarray(labels) * (1.0 - label_smoothing) + label_smoothing / 2 if label_smoothing else labels
+
+
+def _as_gamma(gamma: Any, label_smoothing: float) -> float:
+    value = checks.as_gamma(gamma)
+    if value and label_smoothing:
+        raise ValueError(f"gamma: {value!r} does not go with label_smoothing={label_smoothing!r}; choose one")
+    return value

@@ -22,6 +22,8 @@ class SoftmaxObjective(SoftmaxLoss):
         Class weights: finite, at least 0.
     label_smoothing : float
         ε in [0, 1]: the target becomes (1 - ε) one-hot + ε / C.
+    gamma : float
+        In [0, 100]; above 0 the loss is the focal one. Not together with label_smoothing.
     threads : int, optional
         At most so many threads; never changes the result.
 
@@ -55,6 +57,8 @@ class BinaryObjective(BinaryLoss):
         Weight of the positive class, label 1: finite, at least 0. As LightGBM's scale_pos_weight, which is left alone.
     label_smoothing : float
         ε in [0, 1]: the target t becomes (1 - ε) t + ε / 2.
+    gamma : float
+        In [0, 100]; above 0 the loss is the focal one, of labels 0 and 1. Not together with label_smoothing.
     threads : int, optional
         At most so many threads; never changes the result.
 

@@ -32,6 +32,8 @@ class SoftmaxObjective(SoftmaxLoss):
         Class weights: finite, at least 0.
     label_smoothing : float
         ε in [0, 1]: the target becomes (1 - ε) one-hot + ε / C.
+    gamma : float
+        In [0, 100]; above 0 the loss is the focal one. Not together with label_smoothing.
     threads : int, optional
         At most so many, by default one: XGBoost's own threads wait busily between its steps, and the gradient is little
         work beside its trees. None: as many as `fastxent.set_threads` says.
@@ -48,9 +50,14 @@ class SoftmaxObjective(SoftmaxLoss):
     """
 
     def __init__(
-        self, *, weight: ArrayLike | None = None, label_smoothing: float = 0.0, threads: int | None = 1
+        self,
+        *,
+        weight: ArrayLike | None = None,
+        label_smoothing: float = 0.0,
+        gamma: float = 0.0,
+        threads: int | None = 1,
     ) -> None:
-        super().__init__(weight=weight, label_smoothing=label_smoothing, threads=threads)
+        super().__init__(weight=weight, label_smoothing=label_smoothing, gamma=gamma, threads=threads)
 
     def __call__(self, first: Any, second: Any, sample_weight: Any = None) -> Derivatives:
         """Gradient and Hessian of (predictions, DMatrix) or of (labels, predictions, sample_weight)."""
@@ -83,6 +90,8 @@ class BinaryObjective(BinaryLoss):
         Weight of the positive class, label 1: finite, at least 0. As XGBoost's scale_pos_weight, which is left alone.
     label_smoothing : float
         ε in [0, 1]: the target t becomes (1 - ε) t + ε / 2.
+    gamma : float
+        In [0, 100]; above 0 the loss is the focal one, of labels 0 and 1. Not together with label_smoothing.
     threads : int, optional
         At most so many, by default one: XGBoost's own threads wait busily between its steps, and the gradient is little
         work beside its trees. None: as many as `fastxent.set_threads` says.
@@ -96,9 +105,14 @@ class BinaryObjective(BinaryLoss):
     """
 
     def __init__(
-        self, *, pos_weight: float | None = None, label_smoothing: float = 0.0, threads: int | None = 1
+        self,
+        *,
+        pos_weight: float | None = None,
+        label_smoothing: float = 0.0,
+        gamma: float = 0.0,
+        threads: int | None = 1,
     ) -> None:
-        super().__init__(pos_weight=pos_weight, label_smoothing=label_smoothing, threads=threads)
+        super().__init__(pos_weight=pos_weight, label_smoothing=label_smoothing, gamma=gamma, threads=threads)
 
     def __call__(self, first: Any, second: Any, sample_weight: Any = None) -> Derivatives:
         """Gradient and Hessian of (predictions, DMatrix) or of (labels, predictions, sample_weight)."""

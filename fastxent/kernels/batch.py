@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import typeof, types
 
-from fastxent.kernels import brier, cards, chunks, distributions, elementary
+from fastxent.kernels import brier, cards, chunks, distributions, elementary, focal
 from fastxent.kernels import temperature as tempering
 from fastxent.kernels.blocks import (  # noqa: F401  (the reasons are this module's, to its callers)
     CARD,
     EPS,
     FLAG,
+    GAMMA,
     HAS_IGNORE,
     IGNORE,
     KEEP,
@@ -364,6 +365,14 @@ def temperature_sums_soft(z, target, s, temperature):
     return Call(
         tempering.temperature_soft, z, target, settings(z.shape[2], temperature=temperature), z.size, _NO_LABELS, s
     )
+
+
+def focal_rows(kind, gamma, nll, labels, s, class_weight, n_classes, has_ignore, ignore_index):
+    """What focal.py makes of rows' cross-entropies, float64[n], times the rows' weights."""
+    integers, reals = (option.copy() for option in settings(n_classes, has_ignore, ignore_index, kind=kind))
+    reals[GAMMA] = gamma
+    rows = nll.reshape(1, -1, 1)
+    return Call(focal.focal_rows, rows, rows, (integers, reals), 8 * nll.size, labels, s, class_weight)
 
 
 # --- what has no target -----------------------------------------------------------------------------------------------
