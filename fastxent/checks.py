@@ -286,6 +286,8 @@ def as_target(target: Any, predictions: Predictions, axis: Any = -1) -> Any:
             return array.astype(I64)  # an empty list has no dtype of its own
         dtype = "bfloat16" if bfloat16 else array.dtype
         advice = "pass .astype('int64')" if array.dtype.kind in "fb" else ENCODE if is_text(array) else "need integers"
+        if array.dtype.kind == "f" and isinstance(array, np.ndarray) and np.isnan(array).any():
+            advice = f"{where(first(np.isnan(array)), z.shape)} is nan: fill or drop missing values"
         raise TypeError(f"target: dtype {dtype} cannot be class indices (shape {array.shape}, one a row); {advice}")
     if array.ndim == len(z.shape) + 1:
         soft = array if axis == -1 else class_axis_last(array, axis, "target")

@@ -254,6 +254,8 @@ def from_frame(x: Any, name: str) -> ArrayOrPieces:
     except TypeError:
         advice = "pass x.collect()" if hasattr(x, "collect") else "need numbers"
         raise TypeError(f"{name}: an object of type {type(x).__name__} is no array of numbers; {advice}") from None
+    except ValueError as error:  # columns of one name
+        raise ValueError(f"{name}: {' '.join(str(error).split())}") from None
     if frame.implementation.is_cudf():
         raise TypeError(f"{name}: a data frame of cudf, on a GPU; bring it to the CPU with .to_pandas()")
     if isinstance(frame, nw.Series):

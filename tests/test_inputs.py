@@ -320,6 +320,11 @@ def test_names_of_classes_are_refused_with_advice(target):
     assert "\n" not in str(caught.value)
 
 
+def test_a_missing_label_is_named_where_it_made_floats_of_the_others():
+    with pytest.raises(TypeError, match=r"^target: dtype float64 .*row 2 is nan: fill or drop missing values"):
+        fx.cross_entropy(Z[:4], [1, 0, float("nan"), 3])
+
+
 class Elsewhere:
     def __init__(self, device):
         self.device = device
@@ -434,6 +439,8 @@ class TestPandas:
             fx.cross_entropy(frame, Y)
         with pytest.raises(ValueError, match=r"^logits: has no classes"):
             fx.cross_entropy(pd.DataFrame(index=range(3)), Y[:3])
+        with pytest.raises(ValueError, match=r"^logits: Expected unique column names.*'a' 2 times$"):
+            fx.softmax(pd.concat([pd.DataFrame({"a": [1.0], "b": [1]}), pd.DataFrame({"a": [1.0]})], axis=1))
 
 
 @pytest.mark.peers
