@@ -69,6 +69,36 @@ def test_loss_and_gradient_are_torchs(dtype, reduction, soft):
                 assert ours.stride() == theirs.stride()
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float16"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_binary_loss_and_gradient_are_torchs(dtype, reduction):
+    z, _, p, w = tensors(dtype)
+    p[::2] = p[::2].round()
+    for options in ({}, {"weight": w}, {"weight": p + 1, "pos_weight": torch.tensor([2.5])}):
+        upstream = torch.rand(z.shape).to(z.dtype) if reduction == "none" else torch.tensor(3.0, dtype=z.dtype)
+        given = {"reduction": reduction, **options}
+        got = value_and_grad(adapter.binary_cross_entropy_with_logits, z, p, upstream=upstream, **given)
+        given |= {k: v.double() for k, v in options.items()}
+        want = value_and_grad(f.binary_cross_entropy_with_logits, z.double(), p, upstream=upstream.double(), **given)
+        for ours, exact in zip(got, want, strict=True):
+            close(ours, exact.to(z.dtype), TOLERANCE[dtype])
+        with torch.no_grad():
+            close(adapter.binary_cross_entropy_with_logits(z, p, **given).to(z.dtype), got[0], TOLERANCE[dtype])
+    module = adapter.BCEWithLogitsLoss(reduction=reduction)
+    close(module(z, p), f.binary_cross_entropy_with_logits(z, p.to(z.dtype), reduction=reduction), TOLERANCE[dtype])
+
+
+def test_binary_gradcheck_and_refusals():
+    z, _, p, w = tensors("float64", (5, 4))
+    loss = adapter.binary_cross_entropy_with_logits
+    assert torch.autograd.gradcheck(lambda z: loss(z, p, w), z.clone().requires_grad_())
+    for says, options in (("pos_weight: 4 numbers", {"pos_weight": w}), ("weight: requires grad", {"weight": w + z})):
+        with pytest.raises(ValueError, match=says):
+            loss(z, p, **{k: v.detach().requires_grad_("grad" in says) for k, v in options.items()})
+    with pytest.raises(ValueError, match="^target: row 0"):
+        loss(z, p + 1)
+
+
 def test_one_row_and_a_target_without_axes():
     z, y, p, _ = tensors()
     for target in (y[0], p[0]):

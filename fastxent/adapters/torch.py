@@ -18,7 +18,7 @@ except ImportError:
     message = "fastxent.adapters.torch needs torch: pip install 'fastxent[torch]'"
     raise ImportError(message, name="torch") from None
 
-__all__ = ["CrossEntropyLoss", "cross_entropy"]
+__all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "binary_cross_entropy_with_logits", "cross_entropy"]
 
 HALVES = (torch.float16, torch.bfloat16)
 MOST_UNITS = 15  # 2^15 is a float16, and so is its product with any share of a mean
@@ -72,25 +72,74 @@ def cross_entropy(
     >>> logits.grad[0]
     tensor([-0.2500,  0.2500])
     """
-    for name, x in (("input", input), ("target", target), ("weight", weight)):
-        if x is None and name == "weight":
-            continue
-        if not isinstance(x, torch.Tensor):
-            raise TypeError(f"{name}: an object of type {type(x).__name__} is no tensor")
-        if x.device.type != "cpu":
-            raise TypeError(f"{name}: a tensor on {x.device}; this loss is for the CPU, on others use torch's own")
-        if x is not input and x.requires_grad:
-            raise ValueError(f"{name}: requires grad, which is not computed here; pass {name}.detach()")
-    if not input.dtype.is_floating_point:
-        raise TypeError(f"input: dtype {input.dtype}; need float16, bfloat16, float32 or float64")
+    _check(input, target=target, weight=weight)
     options = (ignore_index, reduction, float(label_smoothing), _result_dtype(input))
     wants_gradient = input.requires_grad and torch.is_grad_enabled()
     if torch.compiler.is_compiling():
         loss: torch.Tensor = _operator(input, target, weight, *options, wants_gradient)[0]
         return loss
     if wants_gradient:
-        return _CrossEntropy.apply(input, target, weight, *options)
+        return _Kept.apply(
+            _loss_and_gradient, _class_axis(input), _units(input, reduction), input, target, weight, *options
+        )
     return _loss(input, target, weight, *options)
+
+
+def binary_cross_entropy_with_logits(
+    input: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    reduction: str = "mean",
+    pos_weight: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Cross-entropy of one logit a row, as torch.nn.functional.binary_cross_entropy_with_logits, with its gradient.
+
+    Parameters
+    ----------
+    input : tensor, any shape, float16, bfloat16, float32 or float64, on the CPU
+        Logits of the positive class, of any strides.
+    target : tensor, the same shape
+        0, 1 or a probability between; may not require grad.
+    weight : tensor, of a shape that expands to the input's, optional
+        Weights of the losses: finite, at least 0. The mean divides by the number of losses nevertheless.
+    reduction : {"mean", "sum", "none"}
+    pos_weight : tensor of one number, optional
+        Multiplies the loss of the positive class. One for each class, as torch takes too, is refused.
+
+    Returns
+    -------
+    tensor of the input's dtype (under autocast float32 for halves)
+        In nats. Differentiable once, by `input`; torch.compile does not look into it.
+
+    Raises
+    ------
+    ValueError, TypeError
+        One line that names the argument, the first offending row and the value.
+
+    References
+    ----------
+    torch.nn.functional.binary_cross_entropy_with_logits.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastxent.adapters.torch import binary_cross_entropy_with_logits
+    >>> binary_cross_entropy_with_logits(torch.tensor([0.0, 100.0]), torch.tensor([1.0, 1.0]), reduction="sum")
+    tensor(0.6931)
+    """
+    _check(input, target=target, weight=weight, pos_weight=pos_weight)
+    if pos_weight is not None and pos_weight.numel() != 1:
+        raise ValueError(f"pos_weight: {pos_weight.numel()} numbers; need one, for all: call this once for each class")
+    options = (None if pos_weight is None else pos_weight.item(), reduction, _result_dtype(input))
+    return _binary(input, target, weight, *options)
+
+
+@torch.compiler.disable
+def _binary(input: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, *options: Any) -> torch.Tensor:
+    given = input, target, weight, *options
+    if input.requires_grad and torch.is_grad_enabled():
+        return _Kept.apply(_binary_loss_and_gradient, None, _units(input, options[1], rows=input.numel()), *given)
+    return _binary_loss_and_gradient(*given, wants_gradient=False)[0]
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
@@ -114,7 +163,43 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         return cross_entropy(input, target, self.weight, self.ignore_index, self.reduction, self.label_smoothing)
 
 
+class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
+    """`binary_cross_entropy_with_logits` as a module: torch.nn.BCEWithLogitsLoss with the loss of this package.
+
+    Parameters
+    ----------
+    weight, reduction, pos_weight
+        As in `binary_cross_entropy_with_logits`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastxent.adapters.torch import BCEWithLogitsLoss
+    >>> BCEWithLogitsLoss()(torch.zeros(3), torch.tensor([0.0, 1.0, 0.5]))
+    tensor(0.6931)
+    """
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the loss."""
+        return binary_cross_entropy_with_logits(input, target, self.weight, self.reduction, self.pos_weight)
+
+
 # What is computed
+
+
+def _check(input: Any, **others: Any) -> None:
+    """Tensors on the CPU, of which the input alone may require grad."""
+    for name, x in (("input", input), *others.items()):
+        if x is None and name in ("weight", "pos_weight"):
+            continue
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"{name}: an object of type {type(x).__name__} is no tensor")
+        if x.device.type != "cpu":
+            raise TypeError(f"{name}: a tensor on {x.device}; this loss is for the CPU, on others use torch's own")
+        if name != "input" and x.requires_grad:
+            raise ValueError(f"{name}: requires grad, which is not computed here; pass {name}.detach()")
+    if not input.dtype.is_floating_point:
+        raise TypeError(f"input: dtype {input.dtype}; need float16, bfloat16, float32 or float64")
 
 
 def _result_dtype(input: torch.Tensor) -> torch.dtype:
@@ -196,22 +281,52 @@ def _loss_and_gradient(
     return _tensor(loss, dtype), _tensor(gradient, input.dtype)
 
 
-def _units(input: torch.Tensor, reduction: str) -> float:
+def _binary_loss_and_gradient(
+    input: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+    pos_weight: float | None,
+    reduction: str,
+    dtype: torch.dtype,
+    *,
+    wants_gradient: bool = True,
+) -> tuple[torch.Tensor, Any]:
+    """The loss, and the gradient times `_units`."""
+    n, scale = input.numel(), _units(input, reduction, rows=input.numel())
+    options: dict[str, Any] = {"pos_weight": pos_weight, "reduction": reduction}
+    share = 1.0
+    if weight is not None:
+        options["sample_weight"] = _array(weight.expand(input.shape))
+        if reduction == "mean" and n:  # torch's divides by the number of losses, ours by the sum of the weights
+            options["reduction"], share = "sum", 1.0 / n
+    arrays, gradient = (_array(input), _array(target)), None
+    with _errors():
+        if wants_gradient:
+            loss, made = fastxent.binary_cross_entropy_value_and_grad(*arrays, grad_scale=scale * share, **options)
+            gradient = _tensor(made, input.dtype)
+        else:
+            loss = fastxent.binary_cross_entropy(*arrays, **options)
+    return _tensor(loss * share if share != 1.0 else loss, dtype), gradient
+
+
+def _units(input: torch.Tensor, reduction: str, rows: int | None = None) -> float:
     """What the kept gradient is multiplied with: float16 would lose most of a mean over many rows."""
     if input.dtype != torch.float16 or reduction != "mean":
         return 1.0
-    n_rows = input.numel() // max(input.shape[_class_axis(input)], 1)
+    n_rows = input.numel() // max(input.shape[_class_axis(input)], 1) if rows is None else rows
     return 2.0 ** min(MOST_UNITS, int(math.log2(max(n_rows, 1))))
 
 
-class _CrossEntropy(torch.autograd.Function):
-    """The loss; its gradient is kept for the backward pass."""
+class _Kept(torch.autograd.Function):
+    """A loss; its gradient is kept for the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, input: Any, target: Any, weight: Any, *options: Any) -> Any:
-        loss, ctx.gradient = _loss_and_gradient(input, target, weight, *options)
+    def forward(
+        ctx: Any, compute: Any, axis: int | None, units: float, input: Any, target: Any, weight: Any, *options: Any
+    ) -> Any:
+        loss, ctx.gradient = compute(input, target, weight, *options)
         ctx.save_for_backward(input, target, weight)
-        ctx.options, ctx.units, ctx.axis = options, _units(input, options[1]), _class_axis(input)
+        ctx.compute, ctx.axis, ctx.units, ctx.options = compute, axis, units, options
         return loss
 
     @staticmethod
@@ -219,16 +334,16 @@ class _CrossEntropy(torch.autograd.Function):
         gradient, ctx.gradient = ctx.gradient, None  # given away, so that it may be scaled in place
         with torch.no_grad():
             if gradient is None:  # a second time: of a graph that was freed this raises
-                _, gradient = _loss_and_gradient(*ctx.saved_tensors, *ctx.options)
+                _, gradient = ctx.compute(*ctx.saved_tensors, *ctx.options)
             if grad_output.ndim and any(grad_output.stride()):
-                gradient.mul_(grad_output.unsqueeze(ctx.axis))
+                gradient.mul_(grad_output if ctx.axis is None else grad_output.unsqueeze(ctx.axis))
             elif grad_output.numel():
                 factor = grad_output[(0,) * grad_output.ndim].item() / ctx.units
                 if factor != 1.0:
                     gradient.mul_(factor)
         if torch.is_grad_enabled():  # create_graph=True
             gradient = _Last.apply(gradient, grad_output, ctx.saved_tensors[0])
-        return gradient, *(None,) * (2 + len(ctx.options))
+        return None, None, None, gradient, None, None, *(None,) * len(ctx.options)
 
 
 class _Last(torch.autograd.Function):
