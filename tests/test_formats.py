@@ -7,6 +7,7 @@ import http.server
 import io
 import json
 import lzma
+import operator
 import os
 import sys
 import threading
@@ -15,6 +16,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+import fastxent.files.h5
+import fastxent.files.zarr
 from fastxent import score
 from fastxent.cli import main
 from fastxent.files import FORMATS, base, shards_of
@@ -186,6 +189,26 @@ def test_a_single_zarr_array_and_labels_elsewhere():
     zarr.create_array("x.zarr", data=X, chunks=(90, 4))
     np.save("y.npy", Y)
     check(Scan("x.zarr", "y.npy"))
+
+
+@pytest.mark.parametrize("form", ["h5", "zarr"])
+def test_a_chunk_of_labels_is_unpacked_once(form, monkeypatch):
+    if form == "h5":
+        with h5py.File("x.h5", "w") as file:
+            file["predictions"] = X
+            file.create_dataset("target", data=Y, chunks=(250,), compression="gzip")
+        module = "h5.H5Array"
+    else:
+        group = zarr.open_group("x.zarr", mode="w")
+        group.create_array("predictions", data=X, chunks=(20, C))
+        group.create_array("target", data=Y, chunks=(250,))
+        module = "zarr.ZarrArray"
+    read, asked = operator.attrgetter(module)(fastxent.files).read, []
+    monkeypatch.setattr(f"fastxent.files.{module}.read", lambda self, box: asked.append(box) or read(self, box))
+    check(Scan(f"x.{form}"))
+    assert [box for box in asked if len(box) == 1] == [((0, 250),), ((250, 500),), ((500, N),)]
+    for rows in RANGES:
+        check(Scan(f"x.{form}", rows=rows), slice(*rows))
 
 
 @pytest.mark.parametrize("kind", ["fixed", "list", "large"])

@@ -142,8 +142,8 @@ class ArrayRows(Rows):
 
     def blocks(self, start: int, stop: int | None) -> Iterator[Block]:
         at, end = start, self._total if stop is None else stop
-        widest = max((self.n_classes or 1) * array.itemsize for array in self._arrays.values())
-        rows = max(1, base.BLOCK_BYTES // max(1, widest))
+        itemsize = self._arrays["predictions" if "predictions" in self._arrays else "target"].dtype.itemsize
+        rows = max(1, base.BLOCK_BYTES // max(1, (self.n_classes or 1) * itemsize))
         while at < end:
             block: Block = {}
             n = min(rows, end - at)
@@ -184,7 +184,7 @@ class _MemberRows:
         self._member, self._path, self._axis = member, path, axis
         self._lead = [k for k in range(len(member.shape)) if k != axis]  # the array's axes that count rows
         self._inner = [math.prod(member.shape[i] for i in self._lead[k + 1 :]) for k in range(len(self._lead))]
-        self.itemsize = member.dtype.itemsize
+        self._window: tuple[int, np.ndarray] | None = None  # (first row, rows), of a chunk that is taken piece by piece
         self.grain = max(
             (member.grain[i] * n for i, n in zip(self._lead, self._inner) if member.grain[i] > 1), default=1
         )
@@ -215,6 +215,18 @@ class _MemberRows:
 
     def take(self, start: int, stop: int) -> np.ndarray:
         """Rows start to stop: (rows,) or (rows, classes)."""
+        if self._axis is not None or self.grain == 1:
+            return self._read(start, stop)
+        first, kept = self._window or (start, np.empty(0, self.dtype))
+        if not first <= start <= first + len(kept):
+            first, kept = start, kept[:0]
+        if stop > first + len(kept):  # read to the end of a chunk, which is unpacked whole anyway
+            more = self._read(first + len(kept), min(math.prod(self.shape), stop + -stop % self.grain))
+            first, kept = start, np.concatenate([kept[start - first :], more])
+        self._window = first, kept
+        return kept[start - first : stop - first]
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
         parts: list[np.ndarray] = []
         while start < stop:
             part = self.slab(start, stop, stop - start)
