@@ -51,11 +51,18 @@ def doubles_at(f, r):
 @inline
 def near_nll(a, k, s, z, factor, factor_low):
     """ln(1 + a·2^k·e^(z·(factor + factor_low))), and the lanes where that holds: a valid row's, of moderate size."""
+    inner, near = near_sum(a, k, s, z, factor, factor_low)
+    return log1p_positive(inner), near
+
+
+@inline
+def near_sum(a, k, s, z, factor, factor_low):
+    """a·2^k·e^(z·(factor + factor_low)), and the same lanes."""
     magic = elementary.rounding(a) + k
     inner = times_exp(a, z, factor, factor_low, magic)
     t = fma(z, factor * LOG2_E, magic) - elementary.rounding(a)
     near = (a > 0.0) & (s == 0.0) & (t >= lowest(a)) & (t <= highest(a))
-    return log1p_positive(inner), near
+    return inner, near
 
 
 @inline

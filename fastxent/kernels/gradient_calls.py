@@ -7,8 +7,9 @@ what each row's derivatives are multiplied with, or empty. A call's ``scale`` mu
 import numpy as np
 
 from fastxent.kernels import gradient_chunks
-from fastxent.kernels.batch import Call, settings, wide_enough
+from fastxent.kernels.batch import STREAM_BYTES, Call, settings, wide_enough
 from fastxent.kernels.blocks import (
+    FLAG,
     GRADIENT,
     GRADIENT_SCALE,
     HESSIAN,
@@ -73,6 +74,8 @@ class _Runner:
         for at, (_, made) in zip((GRADIENT, HESSIAN), (self.results * 2)[:2]):
             integers[at : at + 5] = view_of(made)
         integers[KIND] = hessian is not None
+        made = self.results[0][1]
+        integers[FLAG] = made.nbytes >= STREAM_BYTES and made.flags.aligned and not np.may_share_memory(made, wide)
         integers[ROW_SCALES] = row_scales.ctypes.data if row_scales.size else 0
         reals[GRADIENT_SCALE], reals[HESSIAN_SCALE] = scale, scale / temperature
         labels, s, class_weight = data

@@ -8,6 +8,7 @@ import numpy as np
 
 from fastxent.kernels.binary import any_outside, logit_losses
 from fastxent.kernels.blocks import (
+    FLAG,
     GRADIENT,
     GRADIENT_SCALE,
     HAS_IGNORE,
@@ -37,13 +38,39 @@ from fastxent.kernels.blocks import (
 )  # fmt: skip
 from fastxent.kernels.chunks import add_distances
 from fastxent.kernels.figures import LABELS, nll_of, row_figures, tile_figures
-from fastxent.kernels.gradients import binary_gradient, fill_row, label_gradient, mixed_gradient, shares_of
+from fastxent.kernels.gradients import (
+    PARTS,
+    binary_gradient,
+    curvatures_of,
+    factors_of,
+    fill_row,
+    label_hessian,
+    label_row,
+    label_tile,
+    label_tile_hessian,
+    mixed_gradient,
+    shares_of,
+)  # fmt: skip
 from fastxent.kernels.jit import compiled, inline
-from fastxent.kernels.memory import address, load_some_double, offset, pointer, scratch, store_some_double
+from fastxent.kernels.memory import (
+    address,
+    load,
+    load_integers,
+    load_some_double,
+    offset,
+    pointer,
+    scratch,
+    store,
+    store_some_double,
+    streamed,
+)  # fmt: skip
 from fastxent.kernels.narrow import read_type
-from fastxent.kernels.simd import first_lanes, splat
+from fastxent.kernels.rows import lanes
+from fastxent.kernels.simd import fill, first_lanes, splat
 from fastxent.kernels.soft import smoothed_figures, soft_figures
-from fastxent.kernels.tiles import ROWS, TILE_CLASSES, TILE_SIZE
+from fastxent.kernels.softmax import write_row
+from fastxent.kernels.tiles import ROWS, TILE_SIZE, TILES, tile_row
+from fastxent.kernels.transpose import vectors_to_rows
 
 NEAR_ELEMENTS = 1 << 14  # rows are read again so many elements at a time: they stay in the cache
 
@@ -65,7 +92,11 @@ def near_rows(views, i, stop, n, few):
 @inline
 def row_scales(integers, reals, class_weight, sample_weight, label, i, m, scales):
     """The factor of each of m rows: of its label's class if there are class weights, of the row, and the caller's."""
-    s, more = pointer(sample_weight, i), address(integers[ROW_SCALES], reals)
+    s, more, p = pointer(sample_weight, i), address(integers[ROW_SCALES], reals), pointer(scales, 0)
+    if class_weight.size == 0 and sample_weight.size == 0 and integers[ROW_SCALES] == 0:
+        for r in range(0, m, 8):
+            store(p, r, splat(1.0))
+        return
     for r in range(m):
         scale = 1.0
         if class_weight.size > 0 and label[r] >= 0:
@@ -75,6 +106,14 @@ def row_scales(integers, reals, class_weight, sample_weight, label, i, m, scales
         if integers[ROW_SCALES] != 0:
             scale = scale * more[i + r]
         scales[r] = scale
+
+
+@inline
+def weigh(scales, factor, m, products):
+    """Every row's factor times one."""
+    p, q = pointer(scales, 0), pointer(products, 0)
+    for r in range(0, m, 8):
+        store(q, r, load(p, r) * factor + 0.0)
 
 
 @inline
@@ -92,15 +131,20 @@ def spread_row(view, like, i, r, apart):
             target[j * view[3]] = source[j]
 
 
-@inline
-def _label_gradients(figures_of, few, start, stop, like, call, work, memory, out, sums, report):
-    """The loop of the two functions below; ``memory`` is room for copied rows, or for a tile."""
-    integers, reals, labels, class_weight, sample_weight = call
-    figures, values, factors, label, shares, scales = work
+@compiled
+def label_gradients(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
+    """Logits and class indices, without smoothing, rows in groups."""
     view, n = first_view(integers), integers[N]
     o_view, h_view = view_at(integers, GRADIENT), view_at(integers, HESSIAN)
-    wants_hessian = integers[KIND] != 0
+    wants_hessian, streaming = integers[KIND] != 0, integers[FLAG] != 0
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
+    figures = scratch(read_type(like), 4, ROWS)
+    values = scratch(np.float64, 0, ROWS)
+    factors = scratch(np.float64, 0, ROWS)
+    scales = scratch(np.float64, 0, ROWS)
+    parts = scratch(read_type(like), PARTS, ROWS)
+    label = scratch(np.int64, 0, LABELS)
+    f, g = pointer(figures, 0), pointer(parts, 0)
     buffer = copy_buffer(view, like, n, 0)
     apart, h_apart = np.empty(n if o_view[3] != 1 else 0, like.dtype), np.empty(n if h_view[3] != 1 else 0, like.dtype)
     i = start
@@ -109,42 +153,33 @@ def _label_gradients(figures_of, few, start, stop, like, call, work, memory, out
         bad = read_labels(labels, i, m, n, integers[HAS_IGNORE] != 0, integers[IGNORE], label)
         if bad >= 0:
             return refuse(report, bad, LABEL)
-        figures_of(view, like, n, i, m, label, scale, scale_low, figures, memory)
+        row_figures(view, like, n, i, m, label, scale, scale_low, figures, buffer)
         nll_of(figures, values, m, scale, scale_low)
         settle_labels(values, label, m, i, class_weight, sample_weight, True, factors, out, sums)
-        shares_of(pointer(figures, 0), pointer(shares, 0), m, scale, scale_low)
         row_scales(integers, reals, class_weight, sample_weight, label, i, m, scales)
-        p, step = row_block(view, like, i, m, n, buffer)
+        if wants_hessian:
+            weigh(scales, reals[HESSIAN_SCALE], m, factors)
+            curvatures_of(f, pointer(factors, 0), g, m, scale, scale_low)
+        weigh(scales, reals[GRADIENT_SCALE], m, scales)
+        factors_of(f, pointer(scales, 0), g, m, scale, scale_low)
+        p, step = (strided(view, like, i), view[2]) if view[3] == 1 else (pointer(buffer, 0), n)
         for r in range(m):
-            targets = place(o_view, like, i, r, apart), place(h_view, like, i, r, h_apart)
-            if label[r] < 0:
-                fill_row(0.0, n, targets, wants_hessian)
-            else:
-                both = reals[GRADIENT_SCALE] * scales[r], reals[HESSIAN_SCALE] * scales[r]
-                k, s = np.float64(figures[1, r]), np.float64(figures[2, r])
-                row = offset(p, r * step)
-                label_gradient(
-                    row, n, label[r], k, s, shares[0, r], shares[1, r], both, scale, scale_low, targets, wants_hessian
-                )
-            spread_row(o_view, like, i, r, apart)
-            if wants_hessian:
+            row = offset(p, r * step)
+            if wants_hessian:  # before the gradient, which may be written in the row's place
+                target = place(h_view, like, i, r, h_apart)
+                if label[r] < 0:
+                    fill_row(0.0, n, target)
+                else:
+                    label_hessian(row, n, label[r], offset(f, r), offset(g, r), scale, scale_low, target)
                 spread_row(h_view, like, i, r, h_apart)
+            target = place(o_view, like, i, r, apart)
+            if label[r] < 0:
+                fill_row(0.0, n, target)
+            else:
+                label_row(row, n, label[r], offset(f, r), offset(g, r), scales[r], scale, scale_low, target, streaming)
+            spread_row(o_view, like, i, r, apart)
         i += m
-
-
-@compiled
-def label_gradients(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
-    """Logits and class indices, without smoothing, rows in groups."""
-    figures = scratch(read_type(like), 4, ROWS)
-    values = scratch(np.float64, 0, ROWS)
-    factors = scratch(np.float64, 0, ROWS)
-    shares = scratch(np.float64, 2, ROWS)
-    scales = scratch(np.float64, 0, ROWS)
-    label = scratch(np.int64, 0, LABELS)
-    call = integers, reals, labels, class_weight, sample_weight
-    work = figures, values, factors, label, shares, scales
-    buffer = copy_buffer(first_view(integers), like, integers[N], 0)
-    _label_gradients(row_figures, 0, start, stop, like, call, work, buffer, out, sums, report)
+    streamed()
 
 
 @compiled
@@ -152,16 +187,86 @@ def label_gradients_tiles(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
     """The same for few classes, in tiles."""
+    view, n = first_view(integers), integers[N]
+    o_view, h_view = view_at(integers, GRADIENT), view_at(integers, HESSIAN)
+    wants_hessian, streaming = integers[KIND] != 0, integers[FLAG] != 0
+    scale, scale_low = reals[SCALE], reals[SCALE_LOW]
     figures = scratch(read_type(like), 4, ROWS)
     values = scratch(np.float64, 0, ROWS)
     factors = scratch(np.float64, 0, ROWS)
-    shares = scratch(np.float64, 2, ROWS)
     scales = scratch(np.float64, 0, ROWS)
+    parts = scratch(read_type(like), PARTS, ROWS)
     label = scratch(np.int64, 0, LABELS)
-    call = integers, reals, labels, class_weight, sample_weight
-    work = figures, values, factors, label, shares, scales
-    tile = scratch(read_type(like), 0, TILE_SIZE)
-    _label_gradients(tile_figures, TILE_CLASSES, start, stop, like, call, work, tile, out, sums, report)
+    tiles = scratch(read_type(like), 0, TILE_SIZE)
+    made = scratch(read_type(like), 0, TILE_SIZE)
+    h_tile = scratch(read_type(like), 0, TILE_SIZE)
+    h_made = scratch(read_type(like), 0, TILE_SIZE)
+    f, g, w, tiles_of = pointer(figures, 0), pointer(parts, 0), pointer(scales, 0), pointer(tiles, 0)
+    width = lanes(tiles_of)
+    i = start
+    while i < stop:
+        m = min(near_rows((view, o_view, h_view), i, stop, n, n), TILES * width)  # whose tiles stay
+        bad = read_labels(labels, i, m, n, integers[HAS_IGNORE] != 0, integers[IGNORE], label)
+        if bad >= 0:
+            return refuse(report, bad, LABEL)
+        tile_figures(view, like, n, i, m, label, scale, scale_low, figures, tiles)
+        nll_of(figures, values, m, scale, scale_low)
+        settle_labels(values, label, m, i, class_weight, sample_weight, True, factors, out, sums)
+        row_scales(integers, reals, class_weight, sample_weight, label, i, m, scales)
+        if wants_hessian:
+            weigh(scales, reals[HESSIAN_SCALE], m, factors)
+            curvatures_of(f, pointer(factors, 0), g, m, scale, scale_low)
+        weigh(scales, reals[GRADIENT_SCALE], m, scales)
+        factors_of(f, pointer(scales, 0), g, m, scale, scale_low)
+        for t in range((m + width - 1) // width):
+            r, tile = tile_row(tiles_of, 0, t, m), offset(tiles_of, t * (n + 1) * width)
+            y = load_integers(pointer(label, r), 0, fill(tile, 0.0))
+            given = offset(f, r), offset(w, r), offset(g, r)
+            if wants_hessian:
+                label_tile_hessian(tile, n, y, *given, scale, scale_low, pointer(h_tile, 0))
+                tile_to_rows(pointer(h_tile, 0), n, min(width, m), pointer(h_made, r * n))
+            label_tile(tile, n, y, *given, scale, scale_low)
+            tile_to_rows(tile, n, min(width, m), pointer(made, r * n))
+        if wants_hessian:
+            write_rows(pointer(h_made, 0), n, m, h_view, strided(h_view, like, i), False)
+        write_rows(pointer(made, 0), n, m, o_view, strided(o_view, like, i), streaming)
+        i += m
+    streamed()
+
+
+@inline
+def tile_to_rows(tile, n, m, rows):
+    """A tile's first m rows one after the other, n elements each; m is the number of lanes, or less."""
+    width = lanes(tile)
+    if m == width and n >= 4:
+        for j in range(0, n, 4):
+            first = min(j, n - 4)
+            vectors_to_rows(offset(tile, first * width), width, offset(rows, first), n)
+    else:
+        for j in range(n):
+            for r in range(m):
+                rows[r * n + j] = tile[j * width + r]
+
+
+@inline
+def same(x, figures):
+    """What is written as it is."""
+    return x
+
+
+@inline
+def write_rows(rows, n, m, view, target, streaming):
+    """Copy m rows of n adjacent elements to where a view has them, from ``target`` on."""
+    _, _, row, column, _ = view
+    if column == 1 and row == n:
+        write_row(same, (), rows, m * n, target, streaming)
+    elif column == 1:
+        for r in range(m):
+            write_row(same, (), offset(rows, r * n), n, offset(target, r * row), False)
+    else:
+        for j in range(n):
+            for r in range(m):
+                target[r * row + j * column] = rows[r * n + j]
 
 
 @compiled
@@ -214,7 +319,9 @@ def mixed_gradients(start, stop, like, t_like, integers, reals, labels, class_we
         for r in range(m):
             targets = place(o_view, like, i, r, apart), place(h_view, like, i, r, h_apart)
             if label[r] < 0:
-                fill_row(0.0, n, targets, wants_hessian)
+                fill_row(0.0, n, targets[0])
+                if wants_hessian:
+                    fill_row(0.0, n, targets[1])
             else:
                 both = reals[GRADIENT_SCALE] * scales[r], reals[HESSIAN_SCALE] * scales[r]
                 coefficients = label[r], offset(t, r * t_step), w, weighted, keep, spread

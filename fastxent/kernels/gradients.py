@@ -13,14 +13,34 @@ probability.
 
 import math
 
+import numpy as np
+from numba.extending import overload
+
 from fastxent.kernels import elementary
-from fastxent.kernels.elementary import LN_2, exp_times
-from fastxent.kernels.finish import doubles_at
-from fastxent.kernels.jit import inline
-from fastxent.kernels.memory import load_some_double, store, store_some_double
-from fastxent.kernels.rows import exp_sum_over, two_sum
-from fastxent.kernels.simd import add_reduce, any_lane, first_lanes, fma, lane_numbers, select, splat
+from fastxent.kernels.elementary import LN_2, LOG2_E, exp_shifted_over, exp_times
+from fastxent.kernels.finish import doubles_at, figures_at, near_sum
+from fastxent.kernels.jit import INLINE, inline, part
+from fastxent.kernels.memory import load, load_some_double, store, store_some_double
+from fastxent.kernels.rows import add_terms, exp_sum_over, floor_exponent, lane_sums, lanes, two_sum, two_words
+from fastxent.kernels.simd import (
+    add_reduce,
+    any_lane,
+    by_type,
+    fill,
+    first_lanes,
+    float64x8,
+    fma,
+    from_bits,
+    halves,
+    is_float32,
+    join,
+    lane_numbers,
+    select,
+    splat,
+)  # fmt: skip
 from fastxent.kernels.soft import highest
+from fastxent.kernels.softmax import write_row
+from fastxent.kernels.term_sums import BIAS32, BIAS64, multiplied, one_term, term_constants
 from fastxent.kernels.tiles import ROWS
 
 
@@ -70,58 +90,290 @@ def probability(z, s, k, factor, scale, scale_low):
 
 
 @inline
-def rest_of_top(p, n, y, share, factor, s, k, scale, scale_low):
-    """1 - q of the largest class, that class, where it is not y and more than half; else (0, -1).
+def fill_row(value, n, target):
+    """One value throughout a row: 0 for an ignored one, NaN for an invalid one."""
+    for i in range(0, n, 8):
+        store_some_double(target, i, first_lanes(n - i, splat(0.0)), splat(value))
 
-    ``share`` is 1 - q of y.
+
+# --- labels: in the logits' type, but for what is too small for it or far from 0 ------------------------------------
+
+# The rows of an array (PARTS, ROWS) of the logits' type, one column a row of logits: what a term e^(z/T)·2^-k is
+# multiplied with, and the label's entry; for the Hessian what makes a term a probability, the row's factor, the label's
+# entry, and the label's probability.
+FACTOR, OWN, SHARE, CURVATURE, OWN_CURVATURE, OWN_SHARE, PARTS = range(7)
+# Factors outside of this range are not for the logits' type.
+least_factor, largest_factor = by_type(2.0**-100, 2.0**-900), by_type(2.0**100, 2.0**900)
+
+
+def columns(like, p, r):
+    """As many float64 from element r of the pointer on as ``like`` has lanes, in its type."""
+
+
+@overload(columns, jit_options=INLINE)
+def _columns(like, p, r):
+    if is_float32(like):
+        return lambda like, p, r: join(load(p, r), load(p, r + 8))
+    return lambda like, p, r: load(p, r)
+
+
+@inline
+def factors_of(f, weights, parts, m, scale, scale_low):
+    """Figures behind the pointer f, and what the rows' gradients are multiplied with, to FACTOR and OWN of m rows."""
+    width = lanes(f)
+    high, low = two_words(f, -scale, -scale_low)
+    for r in range(0, m, width):
+        a, k, s, z = figures_at(f, r)
+        weight = columns(a, weights, r)
+        sum_, near = near_sum(a, k, s, z, high, low)
+        share = sum_ / (sum_ + 1.0)
+        factor = share / a
+        if any_lane(~near):
+            for i in range(0, width, 8):
+                share_8, factor_8 = shares(*doubles_at(f, r + i), scale, scale_low)
+                keep_columns(parts, FACTOR * ROWS + r + i, factor_8)
+                keep_columns(parts, OWN * ROWS + r + i, share_8)
+            factor = select(near, factor, load(parts, FACTOR * ROWS + r))
+            share = select(near, share, load(parts, OWN * ROWS + r))
+        store(parts, FACTOR * ROWS + r, factor * weight)
+        store(parts, OWN * ROWS + r, 0.0 - share * weight)
+
+
+@inline
+def keep_columns(p, r, value):
+    """Store eight float64 in the pointer's type."""
+    store_some_double(p, r, value == value, value)
+    store_some_double(p, r, value != value, splat(math.nan))
+
+
+@inline
+def curvatures_of(f, weights, parts, m, scale, scale_low):
+    """What the Hessian needs besides, of m rows."""
+    for r in range(0, m, 8):
+        a, k, s, z = doubles_at(f, r)
+        share, factor = shares(a, k, s, z, scale, scale_low)
+        own = select(share < 0.5, 1.0 - share, probability(z, s, k, factor, scale, scale_low))
+        weight = load(weights, r)
+        keep_columns(parts, SHARE * ROWS + r, factor)
+        keep_columns(parts, CURVATURE * ROWS + r, weight)
+        keep_columns(parts, OWN_CURVATURE * ROWS + r, own * share * weight)
+        keep_columns(parts, OWN_SHARE * ROWS + r, own)
+
+
+@inline
+def magic_of(factor, k, s, grain):
+    """What brings a row's terms near 1, ``grain`` to a power of two: NaN where the logits' type does not serve."""
+    size = select(factor < 0.0, -factor, factor)
+    serves = (s == 0.0) & (((size >= least_factor(k)) & (size <= largest_factor(k))) | (factor == 0.0))
+    return select(serves, elementary.rounding(k) - k * grain, math.nan)
+
+
+@inline
+def checked_terms(rare, x, t, lowest, result, factor, context):
+    """``result``, but where t is below ``lowest`` or a NaN by ``rare``; 0 for a class without a term; NaN with factor.
+
+    t is the sum whose low bits hold a term's exponent.
     """
-    if share > 0.5:
-        top, first = highest(p, n)
-        if first >= 0 and first != y:
-            q = probability(splat(top), splat(s), splat(k), splat(factor), scale, scale_low)
-            if any_lane(q > 0.5):
-                a, k_top, s_top = exp_sum_over(p, n, first, scale, scale_low)
-                rest, _ = shares(splat(a), splat(k_top), splat(s_top), splat(top), scale, scale_low)
-                return add_reduce(rest) * 0.125, first
+    beneath = ~(t >= lowest)
+    if any_lane(beneath):
+        result = select(beneath, select(factor == factor, fill(x, 0.0), math.nan), result)
+        if any_lane(beneath & (x > -math.inf) & (factor != 0.0)):
+            result = select(beneath & (x > -math.inf) & (factor != 0.0), rare(x, context), result)
+    return result
+
+
+lowest_sum = by_type(
+    float(elementary.ROUND32) + BIAS32 + 8 * elementary.FLOOR32, elementary.ROUND64 + BIAS64 + 8 * elementary.FLOOR64
+)
+
+
+@inline
+def plain_terms(rare, x, constants, factor, context):
+    """factor·e^x·2^-k of a vector of logits; the constants have the factor in them."""
+    result, place = one_term(x, constants)
+    return checked_terms(rare, x, from_bits(place), lowest_sum(x), result, factor, context)
+
+
+@inline
+def scaled_terms(rare, x, figures, factor, context):
+    """factor·e^(x/T)·2^-k."""
+    magic, high, low = figures
+    result = exp_shifted_over(x, high, low, magic) * factor
+    lowest = elementary.rounding(x) + floor_exponent(x)
+    return checked_terms(rare, x, fma(x, high * LOG2_E, magic), lowest, result, factor, context)
+
+
+def _by_eights(of_eight):
+    """A function from a vector of logits to probabilities times something, through float64."""
+
+    def rare(x, context):
+        """Resolved by its overload."""
+
+    @overload(rare, jit_options=INLINE)
+    def _rare(x, context):
+        if x == float64x8:
+            return lambda x, context: of_eight(x, context, 0)
+
+        def both(x, context):
+            first, second = halves(x)
+            return join(of_eight(first, context, 0), of_eight(second, context, 8))
+
+        return both
+
+    @part
+    def rare_terms(x, context):
+        return rare(x, context)
+
+    return rare_terms
+
+
+@inline
+def _eight_of_row(x, context, at):
+    f, weight, scale, scale_low = context
+    k, s = splat(np.float64(f[ROWS])), splat(np.float64(f[2 * ROWS]))
+    _, factor = shares(splat(np.float64(f[0])), k, s, splat(np.float64(f[3 * ROWS])), scale, scale_low)
+    q = probability(x, s, k, factor * weight, scale, scale_low)
+    return select(factor == factor, q, math.nan)
+
+
+@inline
+def _eight_of_tile(x, context, at):
+    f, weights, weighted, scale, scale_low = context
+    a, k, s, z = doubles_at(f, at)
+    _, factor = shares(a, k, s, z, scale, scale_low)
+    q = probability(x, s, k, factor * select(splat(weighted) > 0.0, load(weights, at), 1.0), scale, scale_low)
+    return select(factor == factor, q, math.nan)
+
+
+_rare_of_row, _rare_of_tile = _by_eights(_eight_of_row), _by_eights(_eight_of_tile)
+
+
+@inline
+def plain_value(x, figures):
+    """plain_terms of a row, for write_row."""
+    constants, factor, context = figures
+    return plain_terms(_rare_of_row, x, constants, factor, context)
+
+
+@inline
+def scaled_value(x, figures):
+    """scaled_terms of a row."""
+    constants, factor, context = figures
+    return scaled_terms(_rare_of_row, x, constants, factor, context)
+
+
+@inline
+def label_row(p, n, y, f, parts, weight, scale, scale_low, target, streaming):
+    """Write a row's gradient for label y: its figures and parts are the column behind f and ``parts``.
+
+    ``target`` may be the row itself.
+    """
+    factor, k, s = fill(p, parts[FACTOR * ROWS]), fill(p, f[ROWS]), fill(p, f[2 * ROWS])
+    context = f, weight, scale, scale_low
+    if scale == 1.0:
+        constants = multiplied(term_constants(magic_of(factor, k, s, elementary.steps(p))), factor)
+        write_row(plain_value, (constants, factor, context), p, n, target, streaming)
+    else:
+        high, low = two_words(p, scale, scale_low)
+        figures = magic_of(factor, k, s, 1.0), high, low
+        write_row(scaled_value, (figures, factor, context), p, n, target, False)
+    target[y] = parts[OWN * ROWS]
+
+
+@inline
+def label_hessian(p, n, y, f, parts, scale, scale_low, target):
+    """Write a row's part of the Hessian's diagonal, in float64."""
+    a, k, s, z = np.float64(f[0]), np.float64(f[ROWS]), np.float64(f[2 * ROWS]), np.float64(f[3 * ROWS])
+    _, factor = shares(splat(a), splat(k), splat(s), splat(z), scale, scale_low)
+    rest, top = rest_of_top(p, n, y, s, k, factor, scale, scale_low)
+    curvature = np.float64(parts[CURVATURE * ROWS])
+    for i in range(0, n, 8):
+        here = first_lanes(n - i, splat(0.0))
+        x = load_some_double(p, i, here, -math.inf)
+        lane = lane_numbers(x)
+        q = probability(x, splat(s), splat(k), factor, scale, scale_low)
+        h = q * select(lane == top - i, rest, 1.0 - q) * curvature
+        store_some_double(target, i, here, select(factor == factor, h, math.nan) + 0.0)
+    target[y] = parts[OWN_CURVATURE * ROWS]
+
+
+@inline
+def rest_of_top(p, n, y, s, k, factor, scale, scale_low):
+    """1 - q of the largest class, and that class, where it is not y and more than half; else (0, -1)."""
+    top, first = highest(p, n)
+    if first >= 0 and first != y:
+        q = probability(splat(top), splat(s), splat(k), factor, scale, scale_low)
+        if any_lane(q > 0.5):
+            a, k_top, s_top = exp_sum_over(p, n, first, scale, scale_low)
+            rest, _ = shares(splat(a), splat(k_top), splat(s_top), splat(top), scale, scale_low)
+            return add_reduce(rest) * 0.125, first
     return 0.0, -1
 
 
 @inline
-def fill_row(value, n, targets, wants_hessian):
-    """One value throughout a row: 0 for an ignored one, NaN for an invalid one."""
-    target, hessian = targets
-    for i in range(0, n, 8):
-        here = first_lanes(n - i, splat(0.0))
-        store_some_double(target, i, here, splat(value))
-        if wants_hessian:
-            store_some_double(hessian, i, here, splat(value))
+def tile_figures_at(f, r, factor, scale, scale_low):
+    """For plain_terms and for scaled_terms of a tile, the factor apart."""
+    k, s = load(f, ROWS + r), load(f, 2 * ROWS + r)
+    high, low = two_words(k, scale, scale_low)
+    magic = magic_of(factor, k, s, elementary.steps(k) if scale == 1.0 else 1.0)
+    return term_constants(magic), (magic, high, low)
 
 
 @inline
-def label_gradient(p, n, y, k, s, share, factor, scales, scale, scale_low, targets, wants_hessian):
-    """One row's gradient for a label, from its figures and both shares; with the factors and pointers of both results.
+def tile_terms(x, figures, factor, plain, context):
+    """factor·e^(x/T)·2^-k of one class of a tile's rows."""
+    constants, scaled = figures
+    if plain:
+        result, place = one_term(x, constants)
+        return checked_terms(_rare_of_tile, x, from_bits(place), lowest_sum(x), result * factor, factor, context)
+    return scaled_terms(_rare_of_tile, x, scaled, factor, context)
 
-    ``targets`` may be the row itself.
-    """
-    if not share == share:
-        fill_row(math.nan, n, targets, wants_hessian)
-        return
-    gradient_scale, hessian_scale = scales
-    target, hessian = targets
-    rest, top = 0.0, -1
-    if wants_hessian:
-        rest, top = rest_of_top(p, n, y, share, factor, s, k, scale, scale_low)
-    for i in range(0, n, 8):
-        here = first_lanes(n - i, splat(0.0))
-        z = load_some_double(p, i, here, -math.inf)
-        lane = lane_numbers(z)
-        q = probability(z, splat(s), splat(k), splat(factor), scale, scale_low)
-        mine = lane == y - i
-        if wants_hessian:
-            other = select(mine, share, select(lane == top - i, rest, 1.0 - q))
-            own = select(mine & (splat(share) < 0.5), 1.0 - share, q)
-            store_some_double(hessian, i, here, own * other * hessian_scale + 0.0)
-        store_some_double(target, i, here, select(mine, -share, q) * gradient_scale + 0.0)
+
+@inline
+def label_tile(tile, n, label, f, weights, parts, scale, scale_low):
+    """The tile's logits become its rows' gradients, for one label a lane; its first row's figures come first."""
+    width, plain = lanes(tile), scale == 1.0
+    factor, own = load(parts, FACTOR * ROWS), load(parts, OWN * ROWS)
+    figures, context = tile_figures_at(f, 0, factor, scale, scale_low), (f, weights, 1.0, scale, scale_low)
+    for j in range(n):
+        g = tile_terms(load(tile, j * width), figures, factor, plain, context)
+        store(tile, j * width, select(label == j, own, g))
+    clear_ignored(tile, n, label)
+
+
+@inline
+def clear_ignored(tile, n, label):
+    """What has no label becomes 0."""
+    if any_lane(label < 0):
+        for j in range(n):
+            store(tile, j * lanes(tile), select(label < 0, 0.0, load(tile, j * lanes(tile))))
+
+
+@inline
+def label_tile_hessian(tile, n, label, f, weights, parts, scale, scale_low, target):
+    """Its rows' parts of the Hessian's diagonal to another tile."""
+    width, plain = lanes(tile), scale == 1.0
+    curvature, own, share = load(parts, CURVATURE * ROWS), load(parts, OWN_CURVATURE * ROWS), load(parts, SHARE * ROWS)
+    figures, context = tile_figures_at(f, 0, share, scale, scale_low), (f, weights, 0.0, scale, scale_low)
+    over = fill(tile, 0.0)
+    total, low = splat(0.0), splat(0.0)
+    for j in range(n):
+        q = tile_terms(load(tile, j * width), figures, share, plain, context)
+        mine = label == j
+        large = ~mine & (q > 0.5)
+        over = select(large, q, over)
+        total, low = add_terms(total, low, select(mine | large, 0.0, q))
+        h = select(large, math.nan, fma(-q, q, q) * curvature)
+        store(target, j * width, select(mine, own, h))
+    if any_lane(over > 0.5):
+        h = over * (lane_sums(total, low, tile) + load(parts, OWN_SHARE * ROWS)) * curvature
+        for j in range(n):
+            v = load(target, j * width)
+            store(target, j * width, select((over > 0.5) & ~(v == v), h, v))
+    clear_ignored(target, n, label)
+
+
+# --- distributions and smoothed labels ------------------------------------------------------------------------------
 
 
 @inline
@@ -147,7 +399,9 @@ def mixed_gradient(p, n, figures, r, coefficients, shares, scales, scale, scale_
     gradient_scale, hessian_scale = scales
     target, hessian = targets
     if not share == share:
-        fill_row(math.nan, n, targets, wants_hessian)
+        fill_row(math.nan, n, target)
+        if wants_hessian:
+            fill_row(math.nan, n, hessian)
         return
     total, low = splat(0.0), splat(0.0)
     for i in range(0, n, 8):

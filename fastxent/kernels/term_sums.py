@@ -122,6 +122,24 @@ def _term_constants(magic):
     return long
 
 
+def multiplied(constants, factor):
+    """term_constants that make one_term's result ``factor`` times as large."""
+
+
+@overload(multiplied, jit_options=INLINE)
+def _multiplied(constants, factor):
+    def short(constants, factor):
+        magic, scale, high, low, c0, c1, _ = constants
+        return magic, scale, high, low, kept(c0 * factor), kept(c1 * factor), kept(factor)
+
+    def long(constants, factor):
+        magic, scale, high, low, c0, c1, c2, c3, c4, c5, _ = constants
+        more = kept(c0 * factor), kept(c1 * factor), kept(c2 * factor), kept(c3 * factor), kept(c4 * factor)
+        return magic, scale, high, low, *more, kept(c5 * factor), kept(factor)
+
+    return short if is_float32(factor) else long
+
+
 @inline
 def one_term(x, constants):
     """e^x·2^-k, and bits as those of four_terms."""
