@@ -38,6 +38,18 @@ def temperature_sums(z, y):
     return np.array([exact_sum_value(state) for state in sums])
 
 
+def gradient(logits, target, *, hessian=False, **options):
+    """Gradients, and if wanted Hessians beside them, in one array of a row each."""
+    _, *made = fastxent.cross_entropy_value_and_grad(logits, target, hessian=hessian, **options)
+    return np.concatenate(made, axis=-1)
+
+
+def binary_gradient(logits, target, **options):
+    """Those of one number a row."""
+    _, *made = fastxent.binary_cross_entropy_value_and_grad(logits, target, hessian=True, **options)
+    return np.stack(made, axis=-1)
+
+
 def calls(case):
     """(name, function, arguments, options) of every call on one case: rows of one dtype and number of classes."""
     z, lp, p, y, t = (case[name] for name in ("logits", "log_probs", "probs", "labels", "target"))
@@ -65,6 +77,13 @@ def calls(case):
     yield "log_loss, options", fastxent.log_loss, (p, y), {"eps": 1e-7, "normalize": True, **weights, **none}
     yield "log_loss, soft", fastxent.log_loss, (p, t), {"normalize": True, **none}
     yield "binary, pos_weight", fastxent.binary_cross_entropy, (z[:, 0], y % 2), {"pos_weight": 2.5, **none}
+    yield "gradient", gradient, (z, y), none
+    yield "gradient, options", gradient, (z, kept), {"ignore_index": -100, "hessian": True, **weights, **none}
+    yield "gradient, T", gradient, (z, y), {"temperature": 0.7, "hessian": True, **none}
+    yield "gradient, smoothing", gradient, (z, kept), {"ignore_index": -100, "label_smoothing": 0.1, **none}
+    yield "gradient, soft", gradient, (z, t), {"hessian": True, **weights, **none}
+    yield "gradient, mean", gradient, (z, kept), {"ignore_index": -100, **weights}
+    yield "binary gradient", binary_gradient, (z[:, 0], y % 2), {"pos_weight": 2.5, **none}
     yield "logsumexp", fastxent.logsumexp, (z,), {}
     yield "logsumexp, T", fastxent.logsumexp, (z,), {"temperature": 3.1}
     yield "softmax", fastxent.softmax, (z,), {}

@@ -22,11 +22,11 @@ def check(errors, row, got, hessian, want, temperature, where, *, soft=False):
     for k, (value, scale, curvature, share) in enumerate(want):
         slack = least + (share * EXACT.ldexp(1, -52) if soft else 0)
         errors[0].add(got[k], value / t, f"{where}, class {k}", scale=scale / t, rounding=slack)
-        errors[1].add(hessian[k], curvature / t**2, f"{where}, class {k}", rounding=least)
+        errors[1].add(hessian[k], curvature / t**2, f"{where}, class {k}", rounding=4 * least)  # q is rounded first
 
 
 @FLOATS
-@pytest.mark.parametrize("c", [1, 2, 3, 5, 10, 16, 17, 33, 64, 65, 100, 257])
+@pytest.mark.parametrize("c", [1, 2, 3, 10, 17, 64, 65, 257])
 def test_every_entry_for_labels_is_accurate(c, dtype, errors):
     rng = np.random.default_rng([c, 1])
     found = errors("gradient", np.dtype(dtype)), errors("Hessian diagonal", np.dtype(dtype))
@@ -45,7 +45,7 @@ def test_every_entry_for_labels_is_accurate(c, dtype, errors):
 
 
 @FLOATS
-@pytest.mark.parametrize("c", [1, 2, 3, 10, 33, 257])
+@pytest.mark.parametrize("c", [1, 2, 10, 257])
 def test_every_entry_for_soft_targets_and_smoothing_is_accurate(c, dtype, errors):
     rng = np.random.default_rng([c, 2])
     found = errors("gradient, soft", np.dtype(dtype)), errors("Hessian diagonal, soft", np.dtype(dtype))

@@ -176,7 +176,8 @@ def label_gradients(start, stop, like, t_like, integers, reals, labels, class_we
             if label[r] < 0:
                 fill_row(0.0, n, target)
             else:
-                label_row(row, n, label[r], offset(f, r), offset(g, r), scales[r], scale, scale_low, target, streaming)
+                given = offset(f, r), offset(g, r), scales[r], scale, scale_low
+                label_row(row, n, label[r], *given, target, streaming, m * step)
             spread_row(o_view, like, i, r, apart)
         i += m
     streamed()

@@ -20,7 +20,17 @@ from fastxent.kernels import elementary
 from fastxent.kernels.elementary import LN_2, LOG2_E, exp_shifted_over, exp_times
 from fastxent.kernels.finish import doubles_at, figures_at, near_sum
 from fastxent.kernels.jit import INLINE, inline, part
-from fastxent.kernels.memory import load, load_some_double, store, store_some_double
+from fastxent.kernels.memory import (
+    load,
+    load_some,
+    load_some_double,
+    prefetch_second_level,
+    store,
+    store_some,
+    store_some_double,
+    store_streaming,
+    to_aligned,
+)  # fmt: skip
 from fastxent.kernels.rows import add_terms, exp_sum_over, floor_exponent, lane_sums, lanes, two_sum, two_words
 from fastxent.kernels.simd import (
     add_reduce,
@@ -127,16 +137,17 @@ def factors_of(f, weights, parts, m, scale, scale_low):
         weight = columns(a, weights, r)
         sum_, near = near_sum(a, k, s, z, high, low)
         share = sum_ / (sum_ + 1.0)
-        factor = share / a
-        if any_lane(~near):
-            for i in range(0, width, 8):
-                share_8, factor_8 = shares(*doubles_at(f, r + i), scale, scale_low)
-                keep_columns(parts, FACTOR * ROWS + r + i, factor_8)
-                keep_columns(parts, OWN * ROWS + r + i, share_8)
+        factor, own = share / a * weight, 0.0 - share * weight
+        if any_lane(~near):  # the others are rounded once, from float64
+            for i in range(r, r + width, 8):
+                share_8, factor_8 = shares(*doubles_at(f, i), scale, scale_low)
+                weight_8 = load(weights, i)
+                keep_columns(parts, FACTOR * ROWS + i, factor_8 * weight_8)
+                keep_columns(parts, OWN * ROWS + i, 0.0 - share_8 * weight_8)
             factor = select(near, factor, load(parts, FACTOR * ROWS + r))
-            share = select(near, share, load(parts, OWN * ROWS + r))
-        store(parts, FACTOR * ROWS + r, factor * weight)
-        store(parts, OWN * ROWS + r, 0.0 - share * weight)
+            own = select(near, own, load(parts, OWN * ROWS + r))
+        store(parts, FACTOR * ROWS + r, factor)
+        store(parts, OWN * ROWS + r, own)
 
 
 @inline
@@ -263,16 +274,37 @@ def scaled_value(x, figures):
 
 
 @inline
-def label_row(p, n, y, f, parts, weight, scale, scale_low, target, streaming):
+def write_streaming(value, figures, source, n, target, further):
+    """write_row past the caches, asking for what lies ``further`` elements on: memory reads and writes at a time."""
+    width = lanes(source)
+    i = min(to_aligned(target, width), n)
+    if i > 0:
+        here = first_lanes(i, fill(source, 0.0))
+        store_some(target, 0, here, value(load_some(source, 0, here, 0.0), figures))
+    while i + width <= n:
+        prefetch_second_level(source, i + further)
+        store_streaming(target, i, value(load(source, i), figures))
+        i += width
+    if i < n:
+        prefetch_second_level(source, i + further)
+        here = first_lanes(n - i, fill(source, 0.0))
+        store_some(target, i, here, value(load_some(source, i, here, 0.0), figures))
+
+
+@inline
+def label_row(p, n, y, f, parts, weight, scale, scale_low, target, streaming, further):
     """Write a row's gradient for label y: its figures and parts are the column behind f and ``parts``.
 
-    ``target`` may be the row itself.
+    ``target`` may be the row itself. ``further`` is where the next rows are, for write_streaming.
     """
     factor, k, s = fill(p, parts[FACTOR * ROWS]), fill(p, f[ROWS]), fill(p, f[2 * ROWS])
     context = f, weight, scale, scale_low
     if scale == 1.0:
         constants = multiplied(term_constants(magic_of(factor, k, s, elementary.steps(p))), factor)
-        write_row(plain_value, (constants, factor, context), p, n, target, streaming)
+        if streaming:
+            write_streaming(plain_value, (constants, factor, context), p, n, target, further)
+        else:
+            write_row(plain_value, (constants, factor, context), p, n, target, False)
     else:
         high, low = two_words(p, scale, scale_low)
         figures = magic_of(factor, k, s, 1.0), high, low
