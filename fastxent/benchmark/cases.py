@@ -50,6 +50,8 @@ SHAPES = {
     "logsumexp": Shape("transforms"),
     "softmax": Shape("transforms", matrices=2, limit="copy"),
     "log_softmax": Shape("transforms", matrices=2, limit="copy"),
+    "value_and_grad": Shape("gradients", matrices=2, labels=True, limit="copy"),
+    "binary_value_and_grad": Shape("gradients", matrices=3, limit="copy"),
     "score_card": Shape("score", labels=True),
     "small_call": Shape("calls", labels=True, limit="empty call"),
     "linear": Shape("linear", labels=True, limit="products"),  # of logits, which nobody need make
@@ -121,6 +123,10 @@ def _copies(best: float) -> Target:
     return Target(times=1.1, against=((BEST, best),))
 
 
+def _gradient(times: float) -> Target:
+    return Target(times=times, against=(("torch", 4), ("jax", 2.5)))
+
+
 CASES = (
     Case("cross_entropy", "float32", 1000, _reach(0.9, 6), quick=True),
     Case("cross_entropy", "float32", 50257, _reach(0.9, 6)),
@@ -158,6 +164,9 @@ CASES = (
     Case("xgboost_training", "float32", 10, Target(against=(("xgboost", 1 / 1.1),)), n_rows=10**5),
     Case("lightgbm_training", "float32", 10, Target(against=(("lightgbm", 1 / 1.1),)), n_rows=10**5),
     Case("softmax", "float32", 1000, _copies(2), quick=True),
+    Case("value_and_grad", "float32", 1000, _gradient(1.25), quick=True),
+    Case("value_and_grad", "float32", 10, _gradient(2)),
+    Case("binary_value_and_grad", "float32", 1, _gradient(2)),
     Case("log_softmax", "float32", 1000, _copies(2)),
     Case("logsumexp", "float32", 1000, _reach(0.9, 5), quick=True),
     Case("linear", "float32", 65536, Target(times=1.05, against=(("torch", 1),)), n_rows=2048),

@@ -87,6 +87,16 @@ def _features(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     return x, (x[:, : case.n_classes] + _logits(case, rng)[::-1]).argmax(1)
 
 
+def _labelled_with_room(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    z, y = _labelled(case, rng)
+    return z, y, np.full_like(z, 0.5)
+
+
+def _binary_with_room(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    z, t = _binary_inputs(case, rng)
+    return z, t, np.full_like(z, 0.5)
+
+
 def _with_room(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     """Logits and an array for the result, its pages in memory."""
     z = _logits(case, rng)
@@ -358,7 +368,61 @@ def _written(name: str) -> Work:
     )
 
 
+def _torch_gradient(loss: str) -> Callable[..., Call]:
+    """Forward and backward, the gradient in an array of torch's own."""
+
+    def prepare(z: np.ndarray, y: np.ndarray, out: np.ndarray) -> Call:
+        import torch
+
+        function, (tz, ty) = getattr(torch.nn.functional, loss), _tensors(z, y)
+        tz.requires_grad_()
+
+        def both() -> Any:
+            tz.grad = None
+            value = function(tz, ty)
+            value.backward()
+            return value.detach()
+
+        return both
+
+    return prepare
+
+
+def _jax_gradient(loss: str) -> Callable[..., Call]:
+    """jax.value_and_grad, jitted."""
+
+    def prepare(z: np.ndarray, y: np.ndarray, out: np.ndarray) -> Call:
+        import jax
+        import optax
+
+        there = [jax.numpy.asarray(a if a.dtype.kind != "i" else a.astype(np.int32)) for a in (z, y)]
+        both = jax.value_and_grad(lambda z, y: getattr(optax, loss)(z, y).mean())
+        jitted = jax.jit(both).lower(*there).compile()
+        return lambda: jax.block_until_ready(jitted(*there))[0]
+
+    return prepare
+
+
+def _gradient(inputs: Any, name: str, torch_loss: str, jax_loss: str) -> Work:
+    """A loss and its gradient, ours written to an array that is there."""
+    function = getattr(fastxent, name)
+    peers = {"torch": Peer(_torch_gradient(torch_loss)), "jax": Peer(_jax_gradient(jax_loss))}
+    return Work(inputs, lambda z, y, out: lambda: function(z, y, out=out)[0], peers)
+
+
 WORKS = {
+    "value_and_grad": _gradient(
+        _labelled_with_room,
+        "cross_entropy_value_and_grad",
+        "cross_entropy",
+        "softmax_cross_entropy_with_integer_labels",
+    ),
+    "binary_value_and_grad": _gradient(
+        _binary_with_room,
+        "binary_cross_entropy_value_and_grad",
+        "binary_cross_entropy_with_logits",
+        "sigmoid_binary_cross_entropy",
+    ),
     "cross_entropy": Work(_labelled, _loss, _loss_peers()),
     "small_call": Work(_labelled, _loss, _loss_peers()),
     "class_axis_1": Work(_images, lambda z, y: lambda: fastxent.cross_entropy(z, y, axis=1), _loss_peers()),

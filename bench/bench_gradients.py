@@ -1,0 +1,5 @@
+"""Losses with their gradient."""
+
+
+def test_gradient(time_case, case, contender):
+    time_case(case, contender)
