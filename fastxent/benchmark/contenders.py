@@ -3,112 +3,15 @@
 A contender is made from a case's arrays: conversions and compilation happen then, and what is returned is timed.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import fastxent
-from fastxent.benchmark.cases import FEATURES, Case
+from fastxent.benchmark import inputs
+from fastxent.benchmark.cases import Case
 from fastxent.benchmark.references import Call
-
-# --- inputs: arrays of a case, the predictions first ------------------------------------------------------------------
-
-
-POOL = (1 << 22) + 15  # numbers drawn, and repeated: no predictor learns so many, and drawing a gigabyte takes long
-
-
-def _logits(case: Case, rng: np.random.Generator) -> np.ndarray:
-    """Normal logits of standard deviation 2."""
-    z = np.empty((case.n_rows, case.n_classes), _dtype(case.dtype))
-    flat, wide = z.reshape(-1), np.float64 if case.dtype == "float64" else np.float32
-    pool = (2 * rng.standard_normal(min(POOL, flat.size), wide)).astype(z.dtype)
-    for start in range(0, flat.size, pool.size):
-        part = flat[start : start + pool.size]
-        part[...] = pool[: part.size]
-    return z
-
-
-def _dtype(name: str) -> np.dtype:
-    if name == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
-
-
-def _labelled(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    return _logits(case, rng), rng.integers(0, case.n_classes, case.n_rows)
-
-
-def _probs(case: Case, rng: np.random.Generator) -> np.ndarray:
-    z = _logits(case, rng)
-    return fastxent.softmax(z, out=z)
-
-
-def _labelled_probs(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    return _probs(case, rng), rng.integers(0, case.n_classes, case.n_rows)
-
-
-def _distributed(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    return _logits(case, rng), _probs(case, rng)
-
-
-def _binary_inputs(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    z = _logits(case, rng)[:, 0]
-    return z, rng.integers(0, 2, case.n_rows).astype(z.dtype)
-
-
-def _images(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Logits of square images' pixels, (N, C, H, W), and their labels (N, H, W): at least two images of up to 512²."""
-    side = 512
-    while side > 1 and 2 * side * side > case.n_rows:
-        side //= 2
-    n_images = max(1, case.n_rows // side**2)
-    z = _logits(case, rng).reshape(-1)[: n_images * case.n_classes * side**2]
-    y = rng.integers(0, case.n_classes, (n_images, side, side))
-    return z.reshape(n_images, case.n_classes, side, side), y
-
-
-def _fortran(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    z, y = _labelled(case, rng)
-    return z.reshape(case.n_classes, case.n_rows).T, y
-
-
-def _log_probs(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    z, y = _labelled(case, rng)
-    return fastxent.log_softmax(z, out=z), y
-
-
-def _features(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Two features a class, and labels that the first of them tell, with noise."""
-    x = np.concatenate([_logits(case, rng), _logits(case, rng)], axis=1)
-    return x, (x[:, : case.n_classes] + _logits(case, rng)[::-1]).argmax(1)
-
-
-def _labelled_with_room(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    z, y = _labelled(case, rng)
-    return z, y, np.full_like(z, 0.5)
-
-
-def _binary_with_room(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    z, t = _binary_inputs(case, rng)
-    return z, t, np.full_like(z, 0.5)
-
-
-def _with_room(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Logits and an array for the result, its pages in memory."""
-    z = _logits(case, rng)
-    return z, np.full_like(z, 0.5)
-
-
-def _linear(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Hidden states, labels, and a classifier that makes logits of standard deviation 4."""
-    hidden = _logits(dataclasses.replace(case, n_classes=FEATURES), rng)
-    classifier = _logits(dataclasses.replace(case, n_classes=FEATURES, n_rows=case.n_classes), rng)
-    return hidden, rng.integers(0, case.n_classes, case.n_rows), np.multiply(classifier, 1 / 32, out=classifier)
-
 
 # --- contenders: arrays -> a call to time -----------------------------------------------------------------------------
 
@@ -357,7 +260,7 @@ def _written(name: str) -> Work:
     """softmax or log_softmax, written to an array that is there where the library can."""
     function = getattr(fastxent, name)
     return Work(
-        _with_room,
+        inputs.with_room,
         lambda z, out: lambda: function(z, out=out),
         {
             "torch": Peer(_torch(lambda torch, f, z, out: getattr(torch, name)(z, 1, out=out))),
@@ -412,23 +315,23 @@ def _gradient(inputs: Any, name: str, torch_loss: str, jax_loss: str) -> Work:
 
 WORKS = {
     "value_and_grad": _gradient(
-        _labelled_with_room,
+        inputs.labelled_with_room,
         "cross_entropy_value_and_grad",
         "cross_entropy",
         "softmax_cross_entropy_with_integer_labels",
     ),
     "binary_value_and_grad": _gradient(
-        _binary_with_room,
+        inputs.binary_with_room,
         "binary_cross_entropy_value_and_grad",
         "binary_cross_entropy_with_logits",
         "sigmoid_binary_cross_entropy",
     ),
-    "cross_entropy": Work(_labelled, _loss, _loss_peers()),
-    "small_call": Work(_labelled, _loss, _loss_peers()),
-    "class_axis_1": Work(_images, lambda z, y: lambda: fastxent.cross_entropy(z, y, axis=1), _loss_peers()),
-    "fortran_order": Work(_fortran, _loss, _loss_peers(axis=0)),
+    "cross_entropy": Work(inputs.labelled, _loss, _loss_peers()),
+    "small_call": Work(inputs.labelled, _loss, _loss_peers()),
+    "class_axis_1": Work(inputs.images, lambda z, y: lambda: fastxent.cross_entropy(z, y, axis=1), _loss_peers()),
+    "fortran_order": Work(inputs.fortran, _loss, _loss_peers(axis=0)),
     "soft_targets": Work(
-        _distributed,
+        inputs.distributed,
         lambda z, p: lambda: fastxent.cross_entropy(z, p),
         {
             "torch": Peer(_torch(lambda torch, f, z, p: f.cross_entropy(z, p))),
@@ -436,7 +339,7 @@ WORKS = {
         },
     ),
     "log_loss": Work(
-        _labelled_probs,
+        inputs.labelled_probs,
         lambda q, y: lambda: fastxent.log_loss(q, y),
         {
             "scikit-learn": Peer(_sklearn_log_loss, SLOW_BYTES),
@@ -444,19 +347,19 @@ WORKS = {
         },
     ),
     "sklearn_log_loss": Work(
-        _labelled_probs,
+        inputs.labelled_probs,
         _sklearn_metric("fastxent.adapters.sklearn"),
         {"scikit-learn": Peer(_sklearn_metric("sklearn.metrics"))},
     ),
     "torch_cross_entropy": Work(
-        _labelled,
+        inputs.labelled,
         _torch_step("fastxent.adapters.torch"),
         {"torch": Peer(_torch_step("torch.nn.functional"))},
     ),
-    "xgboost_training": Work(_features, _xgboost_training(True), {"xgboost": Peer(_xgboost_training(False))}),
-    "lightgbm_training": Work(_features, _lightgbm_training(True), {"lightgbm": Peer(_lightgbm_training(False))}),
+    "xgboost_training": Work(inputs.features, _xgboost_training(True), {"xgboost": Peer(_xgboost_training(False))}),
+    "lightgbm_training": Work(inputs.features, _lightgbm_training(True), {"lightgbm": Peer(_lightgbm_training(False))}),
     "nll": Work(
-        _log_probs,
+        inputs.log_probs,
         lambda log_q, y: lambda: fastxent.nll(log_q, y),
         {
             "torch": Peer(_torch(lambda torch, f, log_q, y: f.nll_loss(log_q, y))),
@@ -464,7 +367,7 @@ WORKS = {
         },
     ),
     "binary": Work(
-        _binary_inputs,
+        inputs.binary_inputs,
         lambda z, y: lambda: fastxent.binary_cross_entropy(z, y),
         {
             "torch": Peer(_torch(lambda torch, f, z, y: f.binary_cross_entropy_with_logits(z, y))),
@@ -472,7 +375,7 @@ WORKS = {
         },
     ),
     "logsumexp": Work(
-        lambda case, rng: (_logits(case, rng),),
+        lambda case, rng: (inputs.logits(case, rng),),
         lambda z: lambda: fastxent.logsumexp(z),
         {
             "torch": Peer(_torch(lambda torch, f, z: torch.logsumexp(z, 1))),
@@ -484,18 +387,18 @@ WORKS = {
     "softmax": _written("softmax"),
     "log_softmax": _written("log_softmax"),
     "linear": Work(
-        _linear,
+        inputs.linear,
         lambda h, y, w: lambda: fastxent.linear_cross_entropy(h, w, y),
         {"torch": Peer(_torch(lambda torch, f, h, y, w: f.linear_cross_entropy(h, w, y)))},
     ),
     "linear_gradient": Work(
-        _linear,
+        inputs.linear,
         lambda h, y, w: lambda: fastxent.linear_cross_entropy_value_and_grad(h, w, y),
         {"torch": Peer(_torch_linear_gradient)},
         _first_of_several,
     ),
     "score_card": Work(
-        _labelled,
+        inputs.labelled,
         lambda z, y: lambda: fastxent.score(z, y).nll,
         {"torchmetrics": Peer(_torchmetrics_card, SLOW_BYTES)},
     ),
