@@ -165,10 +165,10 @@ def _lightgbm_training(ours: bool) -> Callable[..., Call]:
 
         from fastxent.adapters.lightgbm import SoftmaxObjective
 
-        data = lightgbm.Dataset(x, y, free_raw_data=False).construct()
-        objective = SoftmaxObjective() if ours else "multiclass"
-        settings: dict[str, Any] = {"objective": objective, "num_class": x.shape[1] // 2, "verbose": -1}
-        settings |= {"boost_from_average": False, "min_data_in_leaf": 2}
+        settings: dict[str, Any] = {"verbose": -1, "min_data_in_leaf": 2}
+        data = lightgbm.Dataset(x, y, params=settings, free_raw_data=False).construct()
+        settings |= {"objective": SoftmaxObjective() if ours else "multiclass"}
+        settings |= {"num_class": x.shape[1] // 2, "boost_from_average": False}
 
         def train() -> float:
             model = lightgbm.train(settings, data, ROUNDS)
