@@ -50,6 +50,16 @@ def binary_gradient(logits, target, **options):
     return np.stack(made, axis=-1)
 
 
+def linear(z, y, **options):
+    """Losses, logsumexp and gradients by the identity as classifier: products that BLAS cannot round."""
+    classifier = np.eye(z.shape[1], dtype=z.dtype)
+    loss, lse, rank = fastxent.linear_cross_entropy(
+        z, classifier, y, reduction="none", return_lse=True, return_rank=True, **options
+    )
+    _, made, _ = fastxent.linear_cross_entropy_value_and_grad(z, classifier, y, **options)
+    return np.concatenate([loss, lse, rank, made.astype(np.float64).reshape(-1)])
+
+
 def calls(case):
     """(name, function, arguments, options) of every call on one case: rows of one dtype and number of classes."""
     z, lp, p, y, t = (case[name] for name in ("logits", "log_probs", "probs", "labels", "target"))
@@ -102,6 +112,14 @@ def calls(case):
     yield "temperature", temperature_sums, (case["mild"], y), {}
 
 
+def linear_calls(case):
+    """The same for linear cross-entropy."""
+    if case["mild"].shape[1] <= 257:
+        yield "linear", linear, (case["mild"], case["labels"]), {}
+        options = {"label_smoothing": 0.1, "temperature": 0.7, "softcap": 20.0, "weight": case["weight"]}
+        yield "linear, options", linear, (case["mild"], case["labels"]), options
+
+
 def score_calls(case):
     """The same for score cards."""
     for kind, x in zip(KINDS, (case["logits"], case["log_probs"], case["probs"])):
@@ -126,7 +144,7 @@ def digests(path):
     """{what was called: its digest} over the whole suite."""
     result = {}
     for (dtype, c), case in cases(path).items():
-        every = [*calls(case), *(score_calls(case) if c in (2, 10, 33, 257, 1000) else ())]
+        every = [*calls(case), *linear_calls(case), *(score_calls(case) if c in (2, 10, 33, 257, 1000) else ())]
         for name, function, arguments, options in every:
             result[f"{dtype}, C = {c}: {name}"] = digest(function(*arguments, **options))
     return result
