@@ -14,7 +14,9 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
@@ -26,9 +28,9 @@ if TYPE_CHECKING:
 
     from fastxent.scoring import Scorer
 
-PARTS_PER_CORE = 8  # so that all of them end at about the same time
-PART_BYTES = 1 << 30  # about as much in a part, or less: it is lost with its worker
-MERGED_AT_ONCE = 8
+PART_BYTES = 1 << 30  # about as much in a part: beginning one costs little beside it, and so does losing it
+MERGED_AT_ONCE = 16
+LOADING_ROWS = 20_000  # enough for the kernels that many rows take
 TOLD_EVERY_S = 0.2
 PATIENCE_S = 10.0  # for a scheduler to answer, and to have a worker
 
@@ -77,13 +79,15 @@ def score_on_cluster(
         raise ImportError("clusters need Dask: pip install 'fastxent[dask]'") from None
     if scheduler is None:
         job.scan()  # a missing file is told without waiting for a cluster
-        tell("starting workers", 0.0, 0, 0)
+        tell("starting workers, loading what is compiled", 0.0, 0, 0)
         cluster = _started(workers or 1)
     else:
         tell("connecting", 0.0, 0, 0)
         job = replace(job, predictions=_absolute(job.predictions), target=job.target and _absolute(job.target))
         cluster = _connected(scheduler)
-    with cluster as client:
+    with cluster as client, ThreadPoolExecutor(1) as pool:
+        pool.submit(import_module, "fastxent.scoring")  # for the result: Numba is loaded here too, meanwhile
+        client.run(_load, job, on_error="ignore")
         begin_s = time.perf_counter()
         try:
             whole = _score(client, job, tell)
@@ -103,8 +107,7 @@ def _score(client: "Client", job: Job, tell: Progress) -> Part:
     run = f"fastxent-{uuid4().hex}"
     reports: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
     client.subscribe_topic(run, lambda event: reports.put(event[1]))
-    tell("compiling, or loading what is compiled", 0.0, 0, 0)
-    ranges = client.submit(_cuts, job, PARTS_PER_CORE * sum(threads.values()), key=f"{run}-cuts").result()
+    ranges = client.submit(_cuts, job, sum(threads.values()), PART_BYTES, key=f"{run}-cuts").result()
     level = [
         client.submit(_score_part, job, rows, threads, run, k, key=f"{run}-part-{k}") for k, rows in enumerate(ranges)
     ]
@@ -200,11 +203,19 @@ def _absolute(path: str) -> str:
 # In the workers
 
 
-def _cuts(job: Job, n: int) -> list[Rows]:
-    """At least n ranges of a job's rows, where they can be cut."""
+def _load(job: Job) -> None:
+    """Load, or compile, what this process needs: by scoring a few rows, which may be as bad as they like."""
+    with contextlib.suppress(Exception), ThreadPoolExecutor(1) as pool:  # not the thread that answers the scheduler
+        scan = job.scan()
+        rows = min(LOADING_ROWS, (PART_BYTES >> 6) // (scan.n_classes or 1), scan.n_rows or LOADING_ROWS)
+        pool.submit(score_files, job, (0, rows)).result()
+
+
+def _cuts(job: Job, cores: int, part_bytes: int) -> list[Rows]:
+    """Ranges of a job's rows, where they can be cut: as many for each core, and at least one."""
     scan = job.scan()
     n_bytes = 4 * (scan.n_rows or 0) * (scan.n_classes or 1)
-    return scan.cuts(max(n, math.ceil(n_bytes / PART_BYTES))) or [(0, None)]
+    return scan.cuts(cores * max(1, n_bytes // (cores * part_bytes))) or [(0, None)]
 
 
 def _score_part(job: Job, rows: Rows, threads: dict[str, int], run: str, k: int) -> Part:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastxent import score_cluster
 from fastxent.cli import main
 from fastxent.score_cluster import score_on_cluster
 from fastxent.score_files import Job
@@ -62,6 +63,7 @@ def scheduler(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(score_cluster, "PART_BYTES", 4 * C * N // 16)
     np.save("x.npy", X)
     np.save("y.npy", Y)
     return tmp_path
