@@ -23,7 +23,10 @@ from fastxent.threads import current_threads
 
 PENDING_ROWS = 1 << 20  # records that are taken up together, group by group: 64 MB
 DIRECT_ROWS = 1 << 17  # so many rows of one call are taken up at once, without records
+DIRECT_BYTES = 1 << 23  # of predictions, which the last cache then holds while groups take their rows
+FEW_ROWS = 256  # of a group are not worth the tally's unpacking, if more can be had at once
 MOST_GROUPS = 100_000
+TOO_MANY = f"by: more than {MOST_GROUPS:,} different values; a group needs many rows"
 SHARDS = 4  # of the groups, each on one thread at a time
 
 Value = int | str  # what names a group
@@ -160,89 +163,115 @@ class Groups:
         self.values: dict[Value, int] = {}
         self.layout = Layout(options, n_classes, hard, weighted)
         self._shards: list[_Shard | None] = [None] * SHARDS
-        self._records, self._codes = np.empty((0, kernels.RECORD), np.int64), np.empty(0, np.int64)
+        self._records, self._codes_pending = np.empty((0, kernels.RECORD), np.int64), np.empty(0, np.int64)
         self._pending = 0
 
     def add(self, batch: Batch, names: np.ndarray | None, first: int, by: np.ndarray) -> "Groups":
         """The groups with a batch's rows added; what fails halfway leaves them as they were."""
-        n = batch.predictions.n_rows
-        codes, values = _codes_of(by, self.values)
         if batch.sample_weight is not None and not self.layout.state.weighted:
-            return self._weighed()._add(batch, names, first, codes, values)
-        if n <= PENDING_ROWS:
-            return self._add(batch, names, first, codes, values)
-        more = self.twin()
-        more._add(batch, names, first, codes, values)
-        return self.merge(more) if self.values else more
-
-    def _add(self, batch: Batch, names: Any, first: int, codes: np.ndarray, values: dict[Value, int]) -> "Groups":
-        z, options, known = batch.predictions, self.layout.state.options, self.values
-        if self._pending + z.n_rows > PENDING_ROWS:
+            return self._weighed().add(batch, names, first, by)
+        if self._pending + batch.predictions.n_rows > PENDING_ROWS:
             self.flush()
-        before, marks = self._pending, [(shard, shard.mark()) for shard in map(self._shard, range(SHARDS))]
-        self.values = values
-        for start, stop, part, t, s in batch.slices(max(1, min(PENDING_ROWS, SLICE_BYTES // (8 * z.n_classes)))):
-            n = stop - start
-            call, labels = score_call(options, batch, part, t), t if batch.is_hard else NO_LABELS
-            ids = NO_LABELS if names is None else names[start:stop]
-            given = labels, s, ids, first + start, options.invalid == "raise"
-            if n >= DIRECT_ROWS and batch.is_hard and part.strides[2] == part.itemsize:
-                done = self._add_in_order(codes[start:stop], n, (*call.source(), part.itemsize), given, _NO_RECORDS)
-            else:
-                done = self._note(codes[start:stop], n, call, given)
-            if not done:
-                for shard, mark in marks:
-                    shard.restore(mark)
-                self._pending, self.values = before, known
-                raise refusal(batch, call, start, n)
+        before, known = self._pending, self.values
+        marks = [(shard, shard.mark()) for shard in map(self._shard, range(SHARDS))]
+        self.values = dict(known)
+        try:
+            self._add(batch, names, first, by)
+        except BaseException:
+            for shard, mark in marks:
+                shard.restore(mark)
+            self._pending, self.values = before, known
+            raise
         return self
 
-    def _note(self, codes: np.ndarray, n: int, call: Any, given: Any) -> bool:
-        """Write rows' records, to be added later; False, and nothing written, where one is refused."""
+    def _add(self, batch: Batch, names: Any, first: int, by: np.ndarray) -> None:
+        options, threads = self.layout.state.options, current_threads()
+        with ThreadPoolExecutor(max(1, threads)) as pool:
+            for start, stop, part, t, s in batch.slices(self._slice_rows(batch, by)):
+                n = stop - start
+                cuts = [start + n * k // threads for k in range(threads + 1)]
+                pieces = list(pool.map(lambda low, high: _numbered(by[low:high]), cuts, cuts[1:]))
+                codes = [self._codes(by[low + firsts]) for low, (_, firsts, _) in zip(cuts, pieces)]
+                call, labels = score_call(options, batch, part, t), t if batch.is_hard else NO_LABELS
+                ids = NO_LABELS if names is None else names[start:stop]
+                given = labels, s, ids, first + start, options.invalid == "raise"
+                if n >= DIRECT_ROWS and batch.is_hard and part.strides[2] == part.itemsize:
+                    source = *call.source(), part.itemsize
+                    done = self._add_in_order(pool, pieces, codes, source, given, _NO_RECORDS)
+                else:
+                    numbers = np.concatenate([code[piece[0]] for code, piece in zip(codes, pieces)])
+                    done = self._note(pool, numbers, n, call, given)
+                if not done:
+                    raise refusal(batch, call, start, n)
+
+    def _slice_rows(self, batch: Batch, by: np.ndarray) -> int:
+        """How many rows to take up at a time: in the cache, but many of each group."""
+        z = batch.predictions
+        groups = max(len(self.values), len(set(by[:4096].tolist())))
+        rows = max(DIRECT_BYTES // (z.dtype.itemsize * z.n_classes), FEW_ROWS * groups, DIRECT_ROWS)
+        return max(1, min(rows, PENDING_ROWS, SLICE_BYTES // (8 * z.n_classes)))
+
+    def _codes(self, names: np.ndarray) -> np.ndarray:
+        """The numbers of groups by their names, new ones among them."""
+        codes = [self.values.setdefault(name, len(self.values)) for name in names.tolist()]
+        if len(self.values) > MOST_GROUPS:
+            raise ValueError(TOO_MANY)
+        return np.array(codes, np.int64)
+
+    def _note(self, pool: Any, codes: np.ndarray, n: int, call: Any, given: Any) -> bool:
+        """Write rows' records, to be added later; False where one is refused."""
         if self._pending + n > PENDING_ROWS:  # rows of a batch that is larger
             self.flush()
         at, threads = self._pending, current_threads()
         self._reserve(at + n)
         cuts, reports = [n * k // threads for k in range(threads + 1)], np.zeros((threads, 2), np.int64)
-        with ThreadPoolExecutor(max(1, threads - 1)) as pool:
-            others = [
-                pool.submit(kernels.note_records, *call.source(), *given, *cut, self._records[at:], report)
-                for *cut, report in zip(cuts[1:], cuts[2:], reports[1:])
-            ]
-            kernels.note_records(*call.source(), *given, 0, cuts[1], self._records[at:], reports[0])
-            for other in others:
-                other.result()
-        if reports[:, 1].any():
-            return False
-        self._codes[at : at + n] = codes
+        work = [
+            pool.submit(kernels.note_records, *call.source(), *given, *cut, self._records[at:], report)
+            for *cut, report in zip(cuts, cuts[1:], reports)
+        ]
+        for one in work:
+            one.result()
+        self._codes_pending[at : at + n] = codes
         self._pending += n
-        return True
+        return not reports[:, 1].any()
 
     def _reserve(self, n: int) -> None:
         """Make room for n pending rows."""
-        if n > self._codes.size:
+        old, used = self._codes_pending, self._pending
+        if n > old.size:
             size = max(n, min(2 * n, PENDING_ROWS))
             records, codes = np.empty((size, kernels.RECORD), np.int64), np.empty(size, np.int64)
-            records[: self._pending], codes[: self._pending] = (
-                self._records[: self._pending],
-                self._codes[: self._pending],
-            )
-            self._records, self._codes = records, codes
+            records[:used], codes[:used] = self._records[:used], old[:used]
+            self._records, self._codes_pending = records, codes
 
     def flush(self) -> None:
         """Add pending rows to their groups."""
         n, self._pending = self._pending, 0
         if n:
-            self._add_in_order(self._codes, n, *_FROM_RECORDS, self._records)
+            codes = self._codes_pending[:n]
+            numbers = np.arange(len(self.values))
+            piece = codes, numbers, np.bincount(codes, minlength=numbers.size)
+            with ThreadPoolExecutor(max(1, min(current_threads(), SHARDS))) as pool:
+                self._add_in_order(pool, [piece], [numbers], *_FROM_RECORDS, self._records)
 
-    def _add_in_order(self, codes: np.ndarray, n: int, source: Any, given: Any, records: np.ndarray) -> bool:
-        """Add rows group by group; False where one is refused."""
-        starts, order = np.zeros(len(self.values) + 1, np.int64), np.empty(n, np.int64)
-        kernels.order_by_group(codes, n, starts, order)
-        with ThreadPoolExecutor(max(1, min(current_threads(), SHARDS))) as pool:
-            shards = [self._shard(k) for k in range(SHARDS)]
-            work = [pool.submit(s.add, source, given, records, order, starts, k) for k, s in enumerate(shards)]
-            return all(one.result() for one in work)  # no one may be at work after a refusal
+    def _add_in_order(
+        self, pool: Any, pieces: list[Any], codes: list[np.ndarray], source: Any, given: Any, records: np.ndarray
+    ) -> bool:
+        """Add rows group by group, given in pieces by numbers that `codes` translates; False where one is refused."""
+        rows = np.zeros((len(pieces), len(self.values)), np.int64)  # how many a piece has of each group
+        for line, code, (_, _, counts) in zip(rows, codes, pieces):
+            line[code] = counts
+        starts = np.append(0, np.cumsum(rows.sum(0)))
+        places = starts[:-1] + np.cumsum(rows, 0) - rows
+        order, at, work = np.empty(int(starts[-1]), np.int64), 0, []
+        for line, code, (numbers, _, _) in zip(places, codes, pieces):
+            work.append(pool.submit(kernels.place_by_group, numbers, at, line[code], order))
+            at += numbers.size
+        for one in work:
+            one.result()
+        shards = [self._shard(k) for k in range(SHARDS)]
+        work = [pool.submit(s.add, source, given, records, order, starts, k) for k, s in enumerate(shards)]
+        return all([one.result() for one in work])  # noqa: C419 (none may be at work after a refusal)
 
     def merge(self, other: "Groups") -> "Groups":
         """The groups with another one's rows added; `other` stays as it is, in its figures."""
@@ -255,7 +284,7 @@ class Groups:
             code = self.values.setdefault(value, len(self.values))
             self._shard(code % SHARDS).merge(code, places, values)
         if len(self.values) > MOST_GROUPS:
-            raise ValueError(f"by: more than {MOST_GROUPS:,} different values")
+            raise ValueError(TOO_MANY)
         return self
 
     def packed(self) -> Iterator[tuple[Value, np.ndarray, np.ndarray]]:
@@ -355,7 +384,8 @@ class _Shard:
     def restore(self, mark: tuple[Any, ...]) -> None:
         """Forget what was added since."""
         self._pool, self._segments, self._used = mark
-        self.words[:] = 0
+        self.words = np.zeros_like(self.words)  # a group may have been amid its rows
+        self.tally = self.layout.tally(self.words, self._pairs)
 
     def add(self, source: Any, given: Any, records: Any, order: np.ndarray, starts: np.ndarray, group: int) -> bool:
         """Add the rows of every SHARDS-th group from ``group`` on. False where one is refused."""
@@ -461,27 +491,18 @@ class _Shard:
         self._segments = np.stack([starts, n, np.minimum(room_now, n)], 1)
 
 
-def _codes_of(by: np.ndarray, known: dict[Value, int]) -> tuple[np.ndarray, dict[Value, int]]:
-    """The number of every row's group, and of all groups by name with the new ones."""
+def _numbered(by: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each row's number by its name, in order of appearance; each number's first row, and how many rows it has."""
     words = by.reshape(-1, 1) if by.dtype.kind == "i" else _text_words(by)
     codes, m = np.empty(by.size, np.int64), 512
     while True:
-        firsts = np.empty(min(m, MOST_GROUPS + 1), np.int64)
-        n = int(kernels.number_words(words, codes, firsts, np.full(4 * m, -1, np.int64)))
+        firsts, counts = np.empty((2, min(m, MOST_GROUPS + 1)), np.int64)
+        n = int(kernels.number_words(words, codes, firsts, counts, np.full(4 * m, -1, np.int64)))
         if n >= 0:
-            break
+            return codes, firsts[:n], counts[:n]
         if m > MOST_GROUPS:
-            raise ValueError(f"by: more than {MOST_GROUPS:,} different values; a group needs many rows")
+            raise ValueError(TOO_MANY)
         m *= 16
-    names = by[firsts[:n]].tolist()
-    values = known
-    if any(name not in known for name in names):
-        values = dict(known)
-        for name in names:
-            values.setdefault(name, len(values))
-        if len(values) > MOST_GROUPS:
-            raise ValueError(f"by: more than {MOST_GROUPS:,} different values; a group needs many rows")
-    return np.array([values[name] for name in names], np.int64)[codes], values
 
 
 def _text_words(by: np.ndarray) -> np.ndarray:

@@ -81,19 +81,12 @@ def note_records(
 
 
 @compiled
-def order_by_group(codes, n, starts, order):
-    """The rows of each group, in their own order: those of group g are order[starts[g] : starts[g + 1]]."""
-    starts[:] = 0
-    for i in range(n):
-        starts[codes[i] + 1] += 1
-    for g in range(1, starts.size):
-        starts[g] += starts[g - 1]
-    for i in range(n):
-        order[starts[codes[i]]] = i
-        starts[codes[i]] += 1
-    for g in range(starts.size - 1, 0, -1):
-        starts[g] = starts[g - 1]
-    starts[0] = 0
+def place_by_group(codes, first, places, order):
+    """Write rows first, first + 1, ... to the places of their groups: order[places[g]], and the next one the next."""
+    for i in range(codes.size):
+        g = codes[i]
+        order[places[g]] = first + i
+        places[g] += 1
 
 
 @compiled
@@ -264,7 +257,7 @@ def add_to_tallies(
     source : (chunk, like, integers, reals) as in `accumulate_chunk`, then the predictions' bytes an entry
     given : (labels, weights, ids, first id, whether invalid rows are refused) of the source's rows, as there
     records : int64[n, RECORD] in place of the source, where `chunk` is 0; see `note_records`
-    order, starts : see `order_by_group`
+    order, starts : the rows of group g are order[starts[g] : starts[g + 1]]
     layout : (words without the spilled sums, ranges of them that are always looked through, int64[A, 2], what else a
         row may change, int64[T, 3]: by what, first word, how many words a key)
     words, tally : an empty tally of the same words, with room for every pair and spilled sum of a group
@@ -345,11 +338,11 @@ def add_to_tallies(
 
 
 @compiled
-def number_words(rows, codes, firsts, table):
+def number_words(rows, codes, firsts, counts, table):
     """Number rows of words, int64[n, k], by what is in them, in order of appearance. Returns how many differ.
 
-    codes : int64[n], each row's number; firsts : int64[m], for each number the first row that has it; at most m.
-    table : int64[power of two > 2 m], all -1. -1 is returned, and codes are void, where more than m differ.
+    codes : int64[n], each row's number; firsts, counts : int64[m], for each number its first row, and how many it has
+    table : int64[power of two > 2 m], all -1. -1 is returned, and the rest void, where more than m differ.
     """
     n_words, mask, found = rows.shape[1], table.size - 1, 0
     for i in range(rows.shape[0]):
@@ -363,7 +356,7 @@ def number_words(rows, codes, firsts, table):
             if code < 0:
                 if found == firsts.size:
                     return -1
-                table[at], firsts[found], codes[i] = found, i, found
+                table[at], firsts[found], counts[found], codes[i] = found, i, 1, found
                 found += 1
                 break
             same = True
@@ -371,6 +364,7 @@ def number_words(rows, codes, firsts, table):
                 same = same and rows[firsts[code], k] == rows[i, k]
             if same:
                 codes[i] = code
+                counts[code] += 1
                 break
             at = (at + 1) & mask
     return found
