@@ -507,8 +507,8 @@ def _numbered(by: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _text_words(by: np.ndarray) -> np.ndarray:
     """Strings as rows of words."""
-    length = max(by.dtype.itemsize // 4, 1)
-    return np.ascontiguousarray(by, f"U{length + length % 2}").view(np.int64).reshape(by.size, -1)
+    n_words = max((by.dtype.itemsize + 7) // 8, 1)
+    return np.ascontiguousarray(by, f"U{2 * n_words}").view(np.int64).reshape(by.size, n_words)
 
 
 def as_groups(by: Any, shape: tuple[int, ...]) -> np.ndarray:
