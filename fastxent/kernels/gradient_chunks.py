@@ -177,7 +177,7 @@ def label_gradients(start, stop, like, t_like, integers, reals, labels, class_we
                 fill_row(0.0, n, target)
             else:
                 given = offset(f, r), offset(g, r), scales[r], scale, scale_low
-                label_row(row, n, label[r], *given, target, streaming, m * step)
+                label_row(row, n, label[r], *given, target, streaming)
             spread_row(o_view, like, i, r, apart)
         i += m
     streamed()

@@ -22,14 +22,9 @@ from fastxent.kernels.finish import doubles_at, figures_at, near_sum
 from fastxent.kernels.jit import INLINE, inline, part
 from fastxent.kernels.memory import (
     load,
-    load_some,
     load_some_double,
-    prefetch_second_level,
     store,
-    store_some,
     store_some_double,
-    store_streaming,
-    to_aligned,
 )  # fmt: skip
 from fastxent.kernels.rows import add_terms, exp_sum_over, floor_exponent, lane_sums, lanes, two_sum, two_words
 from fastxent.kernels.simd import (
@@ -274,37 +269,16 @@ def scaled_value(x, figures):
 
 
 @inline
-def write_streaming(value, figures, source, n, target, further):
-    """write_row past the caches, asking for what lies ``further`` elements on: memory reads and writes at a time."""
-    width = lanes(source)
-    i = min(to_aligned(target, width), n)
-    if i > 0:
-        here = first_lanes(i, fill(source, 0.0))
-        store_some(target, 0, here, value(load_some(source, 0, here, 0.0), figures))
-    while i + width <= n:
-        prefetch_second_level(source, i + further)
-        store_streaming(target, i, value(load(source, i), figures))
-        i += width
-    if i < n:
-        prefetch_second_level(source, i + further)
-        here = first_lanes(n - i, fill(source, 0.0))
-        store_some(target, i, here, value(load_some(source, i, here, 0.0), figures))
-
-
-@inline
-def label_row(p, n, y, f, parts, weight, scale, scale_low, target, streaming, further):
+def label_row(p, n, y, f, parts, weight, scale, scale_low, target, streaming):
     """Write a row's gradient for label y: its figures and parts are the column behind f and ``parts``.
 
-    ``target`` may be the row itself. ``further`` is where the next rows are, for write_streaming.
+    ``target`` may be the row itself.
     """
     factor, k, s = fill(p, parts[FACTOR * ROWS]), fill(p, f[ROWS]), fill(p, f[2 * ROWS])
     context = f, weight, scale, scale_low
     if scale == 1.0:
         constants = multiplied(term_constants(magic_of(factor, k, s, elementary.steps(p))), factor)
-        if streaming:
-            write_streaming(plain_value, (constants, factor, context), p, n, target, further)
-        else:
-            write_row(plain_value, (constants, factor, context), p, n, target, False)
+        write_row(plain_value, (constants, factor, context), p, n, target, streaming)
     else:
         high, low = two_words(p, scale, scale_low)
         figures = magic_of(factor, k, s, 1.0), high, low
