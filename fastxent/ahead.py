@@ -65,7 +65,7 @@ def _dtype(name: str) -> Any:
 def _call_everything(logits: "np.ndarray[Any, Any]") -> None:
     import numpy as np
 
-    from fastxent import losses, scoring
+    from fastxent import linear, losses, scoring
 
     n_rows, n_classes = logits.shape
     labels = np.zeros(n_rows, dtype=np.int64)
@@ -84,6 +84,7 @@ def _call_everything(logits: "np.ndarray[Any, Any]") -> None:
             parts[0].merge(parts[1]).result()
     losses.cross_entropy(logits, labels, label_smoothing=0.1, sample_weight=np.ones(n_rows))
     losses.perplexity(logits, labels)
+    linear.linear_cross_entropy_value_and_grad(logits[:3], logits[:3], labels[:3])
     losses.binary_cross_entropy(logits.ravel(), probs.ravel())
     losses.binary_log_loss(probs.ravel(), probs.ravel())
     for kind, predictions in (("logits", logits), ("log_probs", log_probs), ("probs", probs)):

@@ -220,6 +220,15 @@ def test_sums_are_fsum_and_runs_repeat(blocks):
         np.testing.assert_array_equal(fastxent.linear_cross_entropy(hidden, classifier, labels, reduction="none"), rows)
 
 
+def test_threads_of_blas_can_be_limited():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    hidden, classifier, labels = whole_numbers(np.float32)
+    wanted = fastxent.linear_cross_entropy(hidden, classifier, labels)
+    before = threadpoolctl.threadpool_info()
+    assert fastxent.linear_cross_entropy(hidden, classifier, labels, threads=1) == wanted
+    assert threadpoolctl.threadpool_info() == before
+
+
 GOOD = {"hidden": np.ones((3, 2), np.float32), "linear_weight": np.ones((5, 2), np.float32), "target": [0, 1, 2]}
 BAD = [
     ({"hidden": np.ones((3, 4))}, ValueError, r"linear_weight: shape \(5, 2\) does not go with hidden"),
