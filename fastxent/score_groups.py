@@ -21,7 +21,7 @@ from fastxent.threads import current_threads
 PENDING_ROWS = 1 << 20  # records that are taken up together, group by group: 64 MB
 DIRECT_ROWS = 1 << 17  # so many rows of one call are taken up at once, without records
 DIRECT_BYTES = 1 << 23  # of predictions, which the last cache then holds while groups take their rows
-FEW_ROWS = 256  # of a group are not worth the tally's unpacking, if more can be had at once
+FEW_ROWS = 1024  # of a group are not worth the tally's unpacking, if more can be had at once
 MOST_GROUPS = 100_000
 TOO_MANY = f"by: more than {MOST_GROUPS:,} different values; a group needs many rows"
 
