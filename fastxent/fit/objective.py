@@ -1,0 +1,170 @@
+"""The penalised NLL of a linear model with its derivatives, in coordinates that suit an optimiser.
+
+A point is a matrix (K, d) or, with an intercept, (K, d + 1): coefficients of features that are shifted to mean 0 and
+scaled to variance 1, then the intercept. X itself is neither shifted nor scaled, and so may be sparse:
+
+    z = X Wᵀ + b,  W = θ_W / σ,  b = θ_b - W μ.
+
+K is 1 for two classes, the log-odds of the second, and else their number.
+"""
+
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from fastxent.fit.priors import Gaussian, Laplace, Prior, checked
+from fastxent.gradients import binary_cross_entropy_value_and_grad, cross_entropy_value_and_grad
+from fastxent.losses import softmax
+
+BLOCK = 1 << 21  # numbers of shifted and scaled features that are made at once
+
+
+class Objective:
+    """Mean NLL - ln P / Σ s and its derivatives, of points as flat arrays."""
+
+    def __init__(
+        self,
+        x: Any,
+        target: np.ndarray,
+        weight: "np.ndarray | None",
+        n_classes: int,
+        prior: Prior | None,
+        intercept: bool,
+    ) -> None:
+        self.x, self.target, self.weight, self.prior, self.intercept = x, target, weight, prior, intercept
+        self.n, self.d = x.shape
+        self.total = float(self.n) if weight is None else float(weight.sum())
+        self.binary = n_classes == 2
+        self.k = 1 if self.binary else n_classes
+        self._target, self._weight = target, weight  # as the loss takes them
+        if self.binary:
+            column = target if target.ndim == 1 else target[:, 1]
+            self._target = np.ascontiguousarray(column[:, None], x.dtype)
+            self._weight = None if weight is None else weight[:, None]
+        self.shift, self.scale = _moments(x, weight, self.total, intercept)
+        if isinstance(prior, Gaussian):  # its curvature joins that of the loss, some (1 - 1/C)/C times the variance
+            bend = prior.precision(self.d) / (self.total * (1.0 - 1.0 / n_classes) / n_classes)
+            self.scale = np.sqrt(self.scale**2 + bend)
+        self.shape = (self.k, self.d + intercept)
+        self.nll = np.nan  # mean, at the last point
+        self.evaluations = 0
+        self._key: bytes = b""
+        self._probs: np.ndarray = np.empty(0)
+
+    def coefficients(self, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """W and b of a point."""
+        theta = point.reshape(self.shape)
+        coef = theta[:, : self.d] / self.scale
+        return coef, theta[:, self.d] - coef @ self.shift if self.intercept else np.zeros(self.k)
+
+    def point(self, coef: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        """The point of W and b."""
+        theta = coef * self.scale
+        return np.column_stack([theta, bias + coef @ self.shift]).ravel() if self.intercept else theta.ravel()
+
+    def logits(self, coef: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        """X Wᵀ + b, (n, K), contiguous."""
+        return linear(self.x, coef, bias)
+
+    def loss(self, point: np.ndarray) -> tuple[float, np.ndarray]:
+        """Value and gradient."""
+        coef, bias = self.coefficients(point)
+        self.evaluations += 1
+        z = self.logits(coef, bias)
+        function: Any = binary_cross_entropy_value_and_grad if self.binary else cross_entropy_value_and_grad
+        total, grad = function(
+            z, self._target, sample_weight=self._weight, reduction="sum", grad_scale=1.0 / self.total, out=z
+        )
+        self.nll = total / self.total
+        if self.prior is None or isinstance(self.prior, Laplace):
+            return self.nll, self._pulled_back(grad, None)
+        log_density, slope = checked(self.prior, coef)
+        return self.nll - log_density / self.total, self._pulled_back(grad, slope)
+
+    def _pulled_back(self, grad: np.ndarray, slope: "np.ndarray | None") -> np.ndarray:
+        """The gradient in a point, from that in the logits, and that of the log prior in W."""
+        of_coef = np.asarray(grad.T @ self.x, np.float64)
+        result = np.empty(self.shape)
+        if self.intercept:
+            of_bias = grad.sum(axis=0, dtype=np.float64)
+            of_coef -= of_bias[:, None] * self.shift
+            result[:, self.d] = of_bias
+        if slope is not None:
+            of_coef -= slope / self.total
+        result[:, : self.d] = of_coef / self.scale
+        return result.ravel()
+
+    def probs(self, point: np.ndarray) -> np.ndarray:
+        """The model's probabilities, (n, K): of the second of two classes. Kept for the next call."""
+        key = point.tobytes()
+        if key != self._key:
+            z = self.logits(*self.coefficients(point))
+            if self.binary:
+                z = np.column_stack([np.zeros_like(z), z])
+            q = softmax(z, out=z)
+            self._key, self._probs = key, np.ascontiguousarray(q[:, 1:]) if self.binary else q
+        return self._probs
+
+    def hessian_product(self, point: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        """The Hessian times a direction."""
+        q = self.probs(point)
+        coef, bias = self.coefficients(direction)  # linear in the point
+        u = self.logits(coef, bias)
+        if self.binary:
+            u *= q * (1.0 - q)
+        else:
+            u -= np.einsum("ij,ij->i", q, u)[:, None]
+            u *= q
+        u *= (1.0 if self.weight is None else self.weight[:, None]) / self.total
+        slope = -coef * self.prior.precision(self.d) if isinstance(self.prior, Gaussian) else None
+        return self._pulled_back(u, slope)
+
+    def information(self, point: np.ndarray) -> np.ndarray:
+        """The Hessian of the summed NLL at a point, a matrix (K·(d + intercept)) squared."""
+        q = self.probs(point).astype(np.float64)
+        m = self.shape[1]
+        result = np.zeros((self.k, m, self.k, m))
+        step = max(1, BLOCK // m)
+        for start in range(0, self.n, step):
+            rows = self._standard(start, min(start + step, self.n))
+            part = q[start : start + step]
+            weight = np.ones(len(rows)) if self.weight is None else self.weight[start : start + step]
+            for a in range(self.k):
+                for b in range(a, self.k):
+                    w = weight * (part[:, a] * (1.0 - part[:, a]) if a == b else -part[:, a] * part[:, b])
+                    result[a, :, b] += rows.T @ (w[:, None] * rows)
+        for a in range(self.k):
+            for b in range(a):
+                result[a, :, b] = result[b, :, a].T
+        return result.reshape(self.k * m, self.k * m)
+
+    def _standard(self, start: int, stop: int) -> np.ndarray:
+        """Rows of features as the point sees them."""
+        x = self.x[start:stop]
+        x = (x.toarray() if sparse.issparse(x) else x).astype(np.float64)
+        if not self.intercept:
+            return np.asarray(x / self.scale)
+        return np.column_stack([(x - self.shift) / self.scale, np.ones(len(x))])
+
+
+def linear(x: Any, coef: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """X Wᵀ + b in the dtype of X, contiguous."""
+    z = np.ascontiguousarray(x @ coef.T.astype(x.dtype))
+    z += bias.astype(x.dtype)
+    return z
+
+
+def _moments(x: Any, weight: "np.ndarray | None", total: float, centred: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of every feature and what to scale it by: its standard deviation, around 0 unless ``centred``."""
+    w = np.full(x.shape[0], 1.0 / total) if weight is None else weight / total
+    if sparse.issparse(x):
+        mean, square = w @ x, w @ x.multiply(x)
+        mean, square = np.asarray(mean).ravel(), np.asarray(square).ravel()
+    else:
+        w = w.astype(x.dtype)
+        mean, square = w @ x, np.einsum("i,ij,ij->j", w, x, x)
+    mean, square = mean.astype(np.float64), square.astype(np.float64)
+    variance = square - mean**2 if centred else square
+    spread = variance > 1e-10 * square  # what is left of a constant feature is rounding
+    return mean, np.sqrt(np.where(spread, variance, np.where(square > 0, square, 1.0)))
