@@ -51,11 +51,10 @@ def users(parallel):
     return every, total
 
 
-@pytest.mark.parametrize("parallel", [False, True])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("dtype", "parallel"), [(np.float32, False), (np.float64, True)])
 def test_a_users_own_function_gets_the_bits_of_the_functions_on_arrays(dtype, parallel):
     every, total = users(parallel)
-    for c in (1, 3, 10, 64, 65, 300):
+    for c in (1, 3, 10, 65, 300):
         rng = np.random.default_rng(c)
         z, y = (5 * rng.standard_normal((40, c))).astype(dtype), rng.integers(0, c, 40)
         z[3], z[4, 0], z[5] = -np.inf, np.nan, 1e8
