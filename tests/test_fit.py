@@ -1,9 +1,11 @@
 """Softmax regression: the optimum and its errors against scikit-learn, statsmodels and finite differences."""
 
+import doctest
 import pickle
 import subprocess
 import sys
 import warnings
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -72,8 +74,8 @@ def test_weights_sparse_soft_and_callable_give_the_same_model():
     x, y = drawn()
     counts = np.random.default_rng(4).integers(0, 3, len(y))
 
-    def fitted(*arguments, prior=Gaussian(0.5), **options):  # noqa: B008
-        model = SoftmaxRegression(prior=prior, tol=1e-9, **options).fit(*arguments)
+    def fitted(*arguments, prior=Gaussian(0.5), tol=1e-8, **options):  # noqa: B008
+        model = SoftmaxRegression(prior=prior, tol=tol, **options).fit(*arguments)
         return np.column_stack([model.coef_ * x.std(axis=0), model.intercept_])
 
     close = {"rtol": 1e-5, "atol": 1e-5}
@@ -83,7 +85,7 @@ def test_weights_sparse_soft_and_callable_give_the_same_model():
     np.testing.assert_allclose(fitted(sparse.csr_matrix(x), np.eye(3)[y], counts), want, **close)
     balanced = fitted(x, y, class_weight={0: 2.0, 2: 0.5})
     np.testing.assert_allclose(balanced, fitted(x, y, np.array([2.0, 1.0, 0.5])[y]), **close)
-    own = fitted(x, y, counts, prior=lambda coef: (-2.0 * (coef**2).sum(), -4.0 * coef))
+    own = fitted(x, y, counts, tol=1e-5, prior=lambda coef: (-2.0 * (coef**2).sum(), -4.0 * coef))
     np.testing.assert_allclose(own, want, rtol=1e-3, atol=1e-4)
     flat = fitted(x, y, prior=None)
     np.testing.assert_allclose(fitted(x, y, prior=Gaussian(1e9)), flat, rtol=1e-4, atol=1e-4)
@@ -224,6 +226,12 @@ def test_bad_input_is_explained(change, words):
     rows = [given.pop(name) for name in ("X", "y", "sample_weight")]
     with pytest.raises((ValueError, TypeError), match=words):
         SoftmaxRegression(**given).fit(*rows)
+
+
+@pytest.mark.parametrize("module", ["softmax_regression", "priors", "temperature", "vector"])
+def test_examples_of_docstrings_run(module):
+    done = doctest.testmod(import_module(f"fastxent.fit.{module}"), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert done.attempted > 0 == done.failed
 
 
 def test_fitting_does_not_import_sklearn():

@@ -9,6 +9,7 @@ import numpy as np
 from fastxent.fit.objective import Objective
 from fastxent.fit.priors import curvature
 
+FORMS = (".4g", ".4g", ".4g", ".2g", ".4g", ".4g")  # of a table's columns
 NORMAL_95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 
 
@@ -97,7 +98,10 @@ class Summary:
         columns = np.stack([self.estimate, self.se, self.z, self.p_value, self.lower, self.upper], axis=-1)
         for label, rows in zip(self.classes[1:], columns):
             lines.append(f"{f'class {label}':<{width}}{head}")
-            lines += [f"{n:<{width}}" + "".join(f"{v:>11.4g}" for v in row) for n, row in zip(self.names, rows)]
+            lines += [
+                f"{n:<{width}}" + "".join(f"{v:>11{form}}" for v, form in zip(row, FORMS))
+                for n, row in zip(self.names, rows)
+            ]
         return "\n".join(lines)
 
 

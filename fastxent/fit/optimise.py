@@ -9,6 +9,8 @@ from scipy.optimize import minimize
 from fastxent.fit.objective import Objective
 from fastxent.fit.priors import Gaussian, Laplace
 
+# From so many parameters on L-BFGS is quicker: Newton's steps take more products with the Hessian than they save.
+MANY = 1000
 SOLVERS = ("auto", "lbfgs", "newton-cg")
 
 
@@ -27,7 +29,7 @@ def minimum(objective: Objective, start: np.ndarray, solver: str, tol: float, ma
     if isinstance(objective.prior, Laplace):
         return _split(objective, objective.prior, start, tol, max_iter)
     smooth = objective.prior is None or isinstance(objective.prior, Gaussian)
-    if solver == "newton-cg" or (solver == "auto" and smooth):
+    if solver == "newton-cg" or (solver == "auto" and smooth and start.size < MANY):
         found = minimize(
             objective.loss,
             start,
