@@ -103,6 +103,31 @@ def test_float32_stays_float32():
     np.testing.assert_allclose(model.predict_proba(x), wide.predict_proba(x), atol=1e-4)
 
 
+@pytest.mark.parametrize("solver", ["newton-cg", "lbfgs"])
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("as_x", [np.asarray, sparse.csr_array])
+def test_float32_reaches_the_tolerance_of_float64(monkeypatch, solver, n_classes, as_x):
+    monkeypatch.setattr("fastxent.fit.objective.BLOCK", 500)  # several blocks, the last one shorter
+    for seed in range(3):  # warnings are errors; float32 alone stops where the coefficients are wrong by 1e-4 or so
+        x, y = drawn(n_classes=n_classes, seed=seed, dtype=np.float32)
+        options = {"prior": Gaussian(1.0), "tol": 1e-8}
+        model = SoftmaxRegression(solver=solver, **options).fit(as_x(x), y)
+        wide = SoftmaxRegression(**options).fit(x.astype(np.float64), y)
+        np.testing.assert_allclose(model.coef_ * x.std(axis=0), wide.coef_ * x.std(axis=0), atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_no_optimum_is_told(monkeypatch, dtype):
+    x, y = drawn(dtype=dtype)
+    for tol in (1e-4, 1e-8):
+        with pytest.warns(Warning, match=r"no optimum after 2 iterations.*raise max_iter"):
+            SoftmaxRegression(prior=Gaussian(1.0), tol=tol, max_iter=2).fit(x, y)
+    loss = Objective.loss
+    monkeypatch.setattr(Objective, "loss", lambda self, point: (loss(self, point)[0], -loss(self, point)[1]))
+    with pytest.warns(Warning, match=r"no optimum after .*failure to predict improvement"):
+        SoftmaxRegression(prior=Gaussian(1.0)).fit(x, y)
+
+
 def test_laplace_prior_gives_exact_zeros_at_the_optimum():
     x, y = drawn(d=6)
     x /= x.std(axis=0)

@@ -1,6 +1,6 @@
 """SciPy's optimisers on an objective: L-BFGS, Newton's method with conjugate gradients, and orthants for Laplace."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ from fastxent.fit.priors import Gaussian, Laplace
 
 # From so many parameters on L-BFGS is quicker: Newton's steps take more products with the Hessian than they save.
 MANY = 1000
+# Below it the rounding of float32 logits hides what a step gains: a loss near 1 falls by no more than 1e-8.
+FLOAT32_TOL = 1e-4
 SOLVERS = ("auto", "lbfgs", "newton-cg")
 
 
@@ -25,7 +27,21 @@ class Optimum:
 
 
 def minimum(objective: Objective, start: np.ndarray, solver: str, tol: float, max_iter: int) -> Optimum:
-    """Minimise an objective, until no entry of its gradient is larger than tol."""
+    """Minimise an objective, until no entry of its gradient is larger than tol.
+
+    From where float32 cannot go on, or no longer surely, float64 does.
+    """
+    first = tol if objective.wide else max(tol, FLOAT32_TOL)
+    found = _minimum(objective, start, solver, first, max_iter)
+    left = max_iter - found.iterations
+    if objective.wide or (first == tol if found.converged else left <= 0):
+        return found
+    objective.widen()
+    wide = _minimum(objective, found.point, solver, tol, left)
+    return replace(wide, iterations=found.iterations + wide.iterations)
+
+
+def _minimum(objective: Objective, start: np.ndarray, solver: str, tol: float, max_iter: int) -> Optimum:
     if isinstance(objective.prior, Laplace):
         return _split(objective, objective.prior, start, tol, max_iter)
     smooth = objective.prior is None or isinstance(objective.prior, Gaussian)

@@ -111,7 +111,8 @@ class SoftmaxRegression(Estimator):
         Parameters
         ----------
         X : array or scipy.sparse, shape (n, d)
-            Features; float32 stays so, everything else becomes float64.
+            Features; float32 stays so, everything else becomes float64. Where tol is below 1e-4, or the rounding of
+            float32 stops the optimiser, the last iterations compute in float64, a block of rows at a time.
         y : array, shape (n,), or floating array, shape (n, C)
             Labels of any kind, or distributions over classes 0 .. C - 1.
         sample_weight : array, shape (n,), optional
