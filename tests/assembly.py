@@ -1,7 +1,8 @@
 """Reads the machine code of every compiled kernel: which symbols it calls, which registers it names.
 
 Run as a program it compiles the kernels, looks through them and prints what it found as JSON; `inspect_kernels` does
-that in a fresh process, because Numba settles the processor and its features when it is imported.
+that in a fresh process, because Numba settles the processor and its features when it is imported. bits_suite.py looks
+through what comes before the machine code, LLVM's own language: machine code has to be generated once more to be read.
 """
 
 import json
@@ -18,6 +19,9 @@ nextafter pow remainder rint round roundeven scalbln scalbn sin sincos sinh sqrt
 _LIBM = _NAMES.split()
 LIBM = {f"{prefix}{name}{suffix}" for name in _LIBM for suffix in ("", "f", "l") for prefix in ("", "__", "numba_")}
 LIBM |= {f"__{name}{suffix}_finite" for name in _LIBM for suffix in ("", "f", "l")}
+# What LLVM has instructions for on every processor here; its other functions of these names become calls.
+_INSTRUCTIONS = {"ceil", "copysign", "fabs", "floor", "fma", "nearbyint", "rint", "roundeven", "sqrt", "trunc"}
+INTRINSICS = {f"llvm.{name}" for name in (*_LIBM, "powi") if name not in _INSTRUCTIONS}
 
 _SYMBOL = re.compile(r"(?<![\w.%])[A-Za-z_][\w.]*")
 
@@ -32,7 +36,8 @@ def instructions(assembly):
 
 def libm_symbols(assembly):
     """The math library's functions that the code refers to. The first word of a line is the instruction's own name."""
-    return {word for line in instructions(assembly) for word in _SYMBOL.findall(line)[1:]} & LIBM
+    words = {word for line in instructions(assembly) for word in _SYMBOL.findall(line)[1:]}
+    return {word for word in words if word in LIBM or word.rpartition(".")[0] in INTRINSICS}
 
 
 def uses_512_bits(assembly):
@@ -41,11 +46,7 @@ def uses_512_bits(assembly):
 
 
 def inspect_kernels(*, cpu=None, timeout_s=900):
-    """Compile every kernel in a fresh process and read its code.
-
-    With `cpu` (a name LLVM knows, such as "haswell") for that processor, without any feature that only the host has.
-    Returns a dict from each kernel's name to {"signatures": int, "libm": [names], "zmm": bool}.
-    """
+    """inspect_here in a fresh process; with `cpu` (a name LLVM knows) for that processor, without more features."""
     environment = os.environ | {"FASTXENT_CACHE_DIR": os.devnull}  # the code of a cached function cannot be read
     if cpu is not None:
         environment |= {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": ""}
@@ -76,13 +77,17 @@ def _compile_the_rest():
     parts[0].merge(parts[1]).result()
     for dtype in (np.float32, np.float64):
         sklearn.brier_score_loss([0, 1], np.full((2, 2), 0.5, dtype))
-        for target in ([0, 1], np.eye(2)):
-            TemperatureScaling().fit(np.array([[1, 0], [2, 0]], dtype), target)
+        for target in ([0, 0, 0, 1], np.eye(2)[[0, 0, 0, 1]]):
+            TemperatureScaling().fit(np.array([[1, 0]] * 4, dtype), target)
     fastxent.focal_loss(np.zeros((2, 2)), [0, 1])
     sklearn.d2_log_loss_score([0, 1], np.full((2, 2), 0.5), sample_weight=[1, 1])
 
 
-def _inspect():
+def inspect_here(machine_code=True):
+    """Compile every kernel in this process, where none may come from a cache, and read its code.
+
+    Returns a dict from each kernel's name to {"signatures": int, "libm": [names]}, with "zmm": bool for machine code.
+    """
     import fastxent
     from fastxent.kernels.jit import REGISTER
 
@@ -90,15 +95,16 @@ def _inspect():
     _compile_the_rest()
     found = {}
     for name, kernel in REGISTER.items():
-        codes = list(kernel.inspect_asm().values())
+        codes = list((kernel.inspect_asm() if machine_code else kernel.inspect_llvm()).values())
         found[name] = {
             "signatures": len(codes),
             "libm": sorted(set().union(*map(libm_symbols, codes))) if codes else [],
-            "zmm": any(map(uses_512_bits, codes)),
         }
+        if machine_code:
+            found[name]["zmm"] = any(map(uses_512_bits, codes))
     return found
 
 
 if __name__ == "__main__":
     sys.path.insert(0, os.getcwd())
-    print(json.dumps(_inspect()))
+    print(json.dumps(inspect_here()))

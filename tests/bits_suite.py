@@ -1,7 +1,7 @@
 """Every public function on the inputs of one file: a digest of each result, as JSON. Run as a program by test_bits.py.
 
-python tests/bits_suite.py INPUTS.npz. The inputs come from a file because NumPy's own exp and log, with which one would
-make them, depend on the instruction set.
+python tests/bits_suite.py INPUTS.npz [--inspect]: the second looks through the kernels' code as well (assembly.py). The
+inputs come from a file because NumPy's own exp and log, with which one would make them, depend on the instruction set.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from fastxent.adapters import sklearn
 from fastxent.kernels import batch
 from fastxent.kernels import temperature as tempering
 from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_value
+from fastxent.threads import limited
 
 ONE_VALUE = ("mean", "sum")
 KINDS = ("logits", "log_probs", "probs")
@@ -31,10 +32,17 @@ def digest(value):
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def temperature_sums(z, y):
+def brier_score(y, p, *, threads=None, **options):
+    """scikit-learn's signature has no threads."""
+    with limited(threads):
+        return sklearn.brier_score_loss(y, p, **options)
+
+
+def temperature_sums(z, y, threads=None):
     """Loss and derivatives in the inverse temperature at T = 0.7, rounded."""
     sums = np.zeros((tempering.N_SUMS, STATE_SIZE), np.int64)
-    batch.temperature_sums(np.ascontiguousarray(z)[None], y, np.empty(0), False, 0, 0.7).run(sums=sums)
+    with limited(threads):
+        batch.temperature_sums(np.ascontiguousarray(z)[None], y, np.empty(0), False, 0, 0.7).run(sums=sums)
     return np.array([exact_sum_value(state) for state in sums])
 
 
@@ -100,9 +108,9 @@ def calls(case):
     yield "log_softmax", fastxent.log_softmax, (z,), {}
     yield "log_softmax, T", fastxent.log_softmax, (z,), {"temperature": 0.7}
     options = {"gamma": 2.5, "hessian": True, **weights, **none}
-    yield "focal", fastxent.focal_loss, (z, y), {"gamma": 1.5, **weights}
+    yield "focal", fastxent.focal_loss, (z, y), {"gamma": 1.5, **weights, **none}
     yield "focal, Hessian", lambda *a, **o: fastxent.focal_loss_value_and_grad(*a, **o)[2], (z, y), options
-    yield "brier score", sklearn.brier_score_loss, (y, p), {"labels": np.arange(p.shape[1]), "sample_weight": s}
+    yield "brier score", brier_score, (y, p), {"labels": np.arange(p.shape[1]), "sample_weight": s}
     for kind, x in zip(KINDS, (z, lp, p)):
         yield f"entropy, {kind}", fastxent.entropy, (x,), {"kind": kind, **none}
         yield f"kl_divergence, {kind}", fastxent.kl_divergence, (x, np.roll(x, 1, axis=1)), {"kind": kind, **none}
@@ -162,4 +170,9 @@ if __name__ == "__main__":
     about = {"cpu": codegen._get_host_cpu_name(), "features": codegen._get_host_cpu_features()}
     about |= {"threads": get_num_threads(), "layer": threading_layer()}
     about["all"] = hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()[:16]
-    print(json.dumps({"about": about, "digests": results}))
+    found = {"about": about, "digests": results}
+    if "--inspect" in sys.argv:
+        from assembly import inspect_here
+
+        found["kernels"] = inspect_here(machine_code=False)
+    print(json.dumps(found))

@@ -62,11 +62,11 @@ def inputs(tmp_path_factory):
     return path
 
 
-def run_suite(inputs, **environment):
+def run_suite(inputs, *options, **environment):
     """The suite in a fresh process. Code is cached per setting where FASTXENT_CACHE_DIR or the user's cache says."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_")} | environment
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
-    command = [sys.executable, str(ROOT / "tests" / "bits_suite.py"), str(inputs)]
+    command = [sys.executable, str(ROOT / "tests" / "bits_suite.py"), str(inputs), *options]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900)
     if "No threading layer could be loaded" in done.stderr:
         pytest.skip("this threading layer is not installed")
@@ -92,13 +92,26 @@ def test_one_thread_gives_the_same_bits(inputs, expected):
     same(found, expected)
 
 
-@pytest.mark.skipif(not X86, reason="x86 instruction sets")
-def test_avx2_code_gives_the_same_bits(inputs, expected):
-    """test_assembly.py shows that code compiled so holds no 512-bit register."""
-    found = run_suite(inputs, NUMBA_CPU_NAME="haswell", NUMBA_CPU_FEATURES="", NUMBA_NUM_THREADS="2")
+@pytest.fixture(scope="module")
+def avx2(inputs):
+    """The suite for a processor without AVX-512, and what its code holds; code from a cache cannot be read."""
+    if not X86:
+        pytest.skip("an x86 instruction set")
+    processor = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "", "NUMBA_NUM_THREADS": "2"}
+    found = run_suite(inputs, "--inspect", FASTXENT_CACHE_DIR=os.devnull, **processor)
     assert found["about"]["cpu"] == "haswell"
     assert found["about"]["features"] == ""
-    same(found, expected)
+    return found
+
+
+def test_avx2_code_gives_the_same_bits(avx2, expected):
+    same(avx2, expected)
+
+
+def test_no_kernel_calls_the_math_library(avx2):
+    kernels = avx2["kernels"]
+    assert not [name for name, found in kernels.items() if found["signatures"] == 0]
+    assert not {name: found["libm"] for name, found in kernels.items() if found["libm"]}
 
 
 @pytest.mark.skipif(not X86 or sys.platform != "linux", reason="a tunable of glibc on x86")
@@ -123,7 +136,7 @@ def row_calls(case):
             yield name, function, arguments, options
 
 
-ONE_NUMBER = (fastxent.log_likelihood, fastxent.perplexity)
+ONE_NUMBER = (fastxent.log_likelihood, fastxent.perplexity, bits_suite.temperature_sums, bits_suite.brier_score)
 
 
 def pick(case, rows):
