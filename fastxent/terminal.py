@@ -27,24 +27,14 @@ def refuse_bad_path(path: str | None, option: str = "--json") -> None:
 def write_json(figures: dict[str, Any], path: str) -> None:
     """Write to standard output, or a file that appears whole or not at all."""
     import json
-    import tempfile
 
     text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
     if path == "-":
         sys.stdout.write(text)
         return
-    folder, name = os.path.split(os.path.abspath(path))
-    handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # as open() would have made it
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    from fastxent.score_state import write_atomically  # loads Numba, which the figures came from
+
+    write_atomically(path, text.encode())
 
 
 @contextmanager
