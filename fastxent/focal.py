@@ -205,10 +205,7 @@ def _chained(
         bend = np.empty(nll.size)
         kernels.focal_rows(BEND, gamma, nll, labels, ABSENT, ABSENT, *classes).run(bend)
         _add_bend(hess[0], grad, scale, bend, shape, axis)
-    loss = reduce(reduction, rows, total, mass, shape)
-    if isinstance(loss, np.ndarray) and loss.ndim == 0:
-        loss = loss[()]
-    return loss, grad, *hess
+    return deliver(reduce(reduction, rows, total, mass, shape), None, None), grad, *hess
 
 
 def _add_bend(

@@ -3,7 +3,7 @@
 Shapes as in losses.py, and so are the losses, bit for bit.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from fastxent import checks
 from fastxent.checks import ABSENT, Batch
 from fastxent.kernels import gradient_calls
 from fastxent.kernels.exactsum import exact_sum_add_block
-from fastxent.losses import empty_like, may_overlap, same_memory
+from fastxent.losses import deliver, driver_for, empty_like, inputs_of, may_overlap, same_memory
 from fastxent.reductions import WEIGHTS, new_sums, reduce, values_of
 from fastxent.slices import BF16, COPY_BYTES, F64, Predictions, rows_cut
 from fastxent.threads import limited
@@ -21,6 +21,7 @@ from fastxent.threads import limited
 __all__ = ["binary_cross_entropy_value_and_grad", "cross_entropy_value_and_grad"]
 
 Driver = Callable[..., Any]
+DRIVERS = gradient_calls.hard_gradient, gradient_calls.soft_gradient
 
 
 def cross_entropy_value_and_grad(
@@ -89,7 +90,9 @@ def cross_entropy_value_and_grad(
     """
     options: tuple[Any, ...] = checks.as_smoothing(label_smoothing), checks.as_temperature(temperature)
     batch = checks.as_batch("logits", logits, target, axis, weight, sample_weight, ignore_index)
-    return _value_and_grad(batch, *_driver_for(batch, options), reduction, grad_scale, hessian, axis, out, threads)
+    return _value_and_grad(
+        batch, *driver_for(batch, DRIVERS, options), reduction, grad_scale, hessian, axis, out, threads
+    )
 
 
 def binary_cross_entropy_value_and_grad(
@@ -166,7 +169,7 @@ def _value_and_grad(
     shape = z.shape if axis is None else checks.full_shape(z, axis)
     array = checks.as_output(out, shape, checks.result_dtype(z))
     into = _classes_last(array, axis)
-    if into is not None and all(same_memory(into, x) or not may_overlap(into, x) for x in _inputs(batch)):
+    if into is not None and all(same_memory(into, x) or not may_overlap(into, x) for x in inputs_of(batch)):
         gradient = into
     else:
         gradient = empty_like(z, checks.result_dtype(z))
@@ -177,9 +180,7 @@ def _value_and_grad(
         if reduction == "mean":
             scale = mean_scale(scale, values_of(weight_sums(batch))[1])
         _fill(batch, driver, options, scale, row_scales, results, rows, sums)
-    loss = reduce(reduction, rows, *values_of(sums), z.shape)
-    if isinstance(loss, np.ndarray) and loss.ndim == 0:
-        loss = loss[()]
+    loss = deliver(reduce(reduction, rows, *values_of(sums), z.shape), None, None)
     made = [_classes_back(result, axis) for result in results]
     if into is not None and gradient is not into:
         into[...] = gradient
@@ -205,15 +206,8 @@ def cross_entropy_grad_sums(
     results = [empty_like(batch.predictions, checks.result_dtype(batch.predictions)) for _ in range(1 + hessian)]
     sums = new_sums("sum")
     with limited(threads):
-        _fill(batch, *_driver_for(batch, options), grad_scale, None, results, ABSENT, sums)
+        _fill(batch, *driver_for(batch, DRIVERS, options), grad_scale, None, results, ABSENT, sums)
     return sums, *results
-
-
-def _driver_for(batch: Batch, options: tuple[Any, ...]) -> tuple[Driver, tuple[Any, ...]]:
-    """The driver for a batch's kind of target, and what it takes besides the arrays."""
-    if batch.is_hard:
-        return gradient_calls.hard_gradient, (batch.weight, batch.has_ignore, batch.ignore_index, *options)
-    return gradient_calls.soft_gradient, (batch.weight, *options)
 
 
 def _fill(
@@ -238,14 +232,6 @@ def _fill(
 def mean_scale(scale: float, weight: float) -> float:
     """What each row's derivatives are multiplied with in a mean over rows of this weight."""
     return scale / weight if weight != 0.0 else 0.0
-
-
-def _inputs(batch: Batch) -> Iterable[np.ndarray]:
-    """The arrays that are still read while results are written."""
-    z, target, s = batch.predictions, batch.target, batch.sample_weight
-    yield from (z.array, target.array if isinstance(target, Predictions) else target, batch.weight)
-    if s is not None:
-        yield s
 
 
 def _classes_last(array: np.ndarray | None, axis: int | None) -> np.ndarray | None:

@@ -668,11 +668,11 @@ def _losses(
             if not refused:
                 return reduce(reduction, rows, total, mass, labels.shape)
     batch = checks.as_batch(*given)
-    array, rows, total, mass = _run(batch, *_driver_for(batch, drivers, options), reduction, out, threads)
+    array, rows, total, mass = _run(batch, *driver_for(batch, drivers, options), reduction, out, threads)
     return deliver(reduce(reduction, rows, total, mass, batch.predictions.shape), array, out)
 
 
-def _driver_for(
+def driver_for(
     batch: Batch, drivers: tuple[Driver, Driver], options: tuple[Any, ...]
 ) -> tuple[Driver, tuple[Any, ...]]:
     """The driver for a batch's kind of target, and what it takes besides the arrays."""
@@ -698,7 +698,7 @@ def cross_entropy_sums(
     batch = checks.as_batch("logits", logits, target, -1, weight, sample_weight, ignore_index)
     drivers = kernels.hard_cross_entropy, kernels.soft_cross_entropy
     sums = new_sums("sum")
-    _add_slices(batch, *_driver_for(batch, drivers, options), ABSENT, sums, threads)
+    _add_slices(batch, *driver_for(batch, drivers, options), ABSENT, sums, threads)
     return sums
 
 
@@ -806,11 +806,17 @@ def same_memory(a: np.ndarray, b: ArrayOrPieces) -> bool:
 def loss_output(batch: Batch, reduction: str, out: Any) -> tuple[np.ndarray | None, np.ndarray]:
     if checks.as_reduction(reduction) != "none":
         return checks.as_output(out, (), F64), ABSENT
-    z, target, sample_weight = batch.predictions, batch.target, batch.sample_weight
+    z = batch.predictions
     if out is None:
         return None, np.empty(z.n_rows)
+    return _row_output(out, z.shape, z.n_rows, *inputs_of(batch))
+
+
+def inputs_of(batch: Batch) -> list[ArrayOrPieces]:
+    """The arrays that are still read while results are written."""
+    z, target, s = batch.predictions, batch.target, batch.sample_weight
     inputs = [z.array, target.array if isinstance(target, Predictions) else target, batch.weight]
-    return _row_output(out, z.shape, z.n_rows, *inputs, *([] if sample_weight is None else [sample_weight]))
+    return inputs if s is None else [*inputs, s]
 
 
 def _row_output(

@@ -66,10 +66,10 @@ def near_sum(a, k, s, z, factor, factor_low):
 
 
 @inline
-def nll(a, k, s, z, scale, scale_low):
-    """ln(1 + a·2^k·e^((s - z)·(scale + scale_low))) for eight rows at once: vectors of 8 x float64.
+def wide_sum(a, k, s, z, scale, scale_low):
+    """a·2^k·e^((s - z)·(scale + scale_low)) for eight rows, its exponent without a, and s - z in two words.
 
-    z is the logit left out of a. +inf where it is masked, 0 where all others are, NaN where the row is invalid.
+    The sum is anything where the exponent is not between -760 and 600.
     """
     x = s - z
     back = x - s
@@ -80,6 +80,16 @@ def nll(a, k, s, z, scale, scale_low):
     inner = exp_times(
         a, select(moderate, x, 0.0), select(moderate, x_low, 0.0), scale, scale_low, select(moderate, k, 0.0)
     )
+    return inner, exponent, x, x_low
+
+
+@inline
+def nll(a, k, s, z, scale, scale_low):
+    """ln(1 + a·2^k·e^((s - z)·(scale + scale_low))) for eight rows at once: vectors of 8 x float64.
+
+    z is the logit left out of a. +inf where it is masked, 0 where all others are, NaN where the row is invalid.
+    """
+    inner, exponent, x, x_low = wide_sum(a, k, s, z, scale, scale_low)
     result = elementary.log1p(inner)
     above = exponent > 600.0
     if any_lane(above):

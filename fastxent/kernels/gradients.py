@@ -18,7 +18,7 @@ from numba.extending import overload
 
 from fastxent.kernels import elementary
 from fastxent.kernels.elementary import LN_2, LOG2_E, exp_shifted_over, exp_times
-from fastxent.kernels.finish import doubles_at, figures_at, near_sum
+from fastxent.kernels.finish import doubles_at, figures_at, near_sum, wide_sum
 from fastxent.kernels.jit import INLINE, inline, part
 from fastxent.kernels.memory import (
     load,
@@ -55,15 +55,7 @@ def shares(a, k, s, z, scale, scale_low):
 
     NaN for an invalid row; 0 and 0 where every other class is masked; 1 where z is.
     """
-    x = s - z
-    back = x - s
-    x_low = (s - (x - back)) - (z + back)
-    x_low = select(x_low == x_low, x_low, 0.0)
-    exponent = fma(k, LN_2, x * scale)
-    moderate = (exponent <= 600.0) & (exponent >= -760.0)
-    sum_ = exp_times(
-        a, select(moderate, x, 0.0), select(moderate, x_low, 0.0), scale, scale_low, select(moderate, k, 0.0)
-    )
+    sum_, exponent, _, _ = wide_sum(a, k, s, z, scale, scale_low)
     share = sum_ / (sum_ + 1.0)
     share = select(exponent > 600.0, 1.0, select(exponent < -760.0, 0.0, share))
     share = select(a == 0.0, select(z > -math.inf, 0.0, math.nan), share)
