@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from fastxent.files.scan import Scan, Wanted
+from fastxent.files.source import changed
 
 if TYPE_CHECKING:
     from fastxent.fit import Calibration, TemperatureScaling, VectorScaling
@@ -16,10 +17,13 @@ class FileChunks:
     def __init__(self, predictions: str, target: str | None, wanted: Wanted, tell: Callable[..., None]) -> None:
         self._files, self._tell = (predictions, target, wanted), tell
         self.passes = 0
+        self._fingerprint = Scan(*self._files).fingerprint()  # a missing file is told before Numba loads
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         self.passes += 1
         scan = Scan(*self._files)
+        if scan.fingerprint() != self._fingerprint:
+            raise changed(scan.name)
         for chunk in scan:
             yield chunk.predictions, chunk.target, chunk.weight
             self._tell(f"pass {self.passes}", scan.fraction, scan.rows_read, scan.bytes_read)
@@ -59,7 +63,6 @@ def calibrate_files(
     """
     chunks = FileChunks(predictions, target, wanted or Wanted(), tell or (lambda *_: None))
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in score_files
-    Scan(*chunks._files)  # a missing file is told before Numba loads
     from fastxent.fit import TemperatureScaling, VectorScaling
 
     kind: Any = {"temperature": TemperatureScaling, "vector": VectorScaling}[method]

@@ -21,6 +21,7 @@ from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
+from fastxent.files.source import changed
 from fastxent.score_files import Job, Progress, score_files
 from fastxent.threads import get_threads, limited
 
@@ -78,8 +79,9 @@ def score_on_cluster(
         import distributed
     except ImportError:
         raise ImportError("clusters need Dask: pip install 'fastxent[dask]'") from None
+    before = None
     if scheduler is None:
-        job.scan()  # a missing file is told without waiting for a cluster
+        before = job.scan().fingerprint()  # and a missing file is told without waiting for a cluster
         tell("starting workers, loading what is compiled", 0.0, 0, 0)
         cluster = _started(workers or 1)
     else:
@@ -92,6 +94,8 @@ def score_on_cluster(
         begin_s = time.perf_counter()
         try:
             whole = _score(client, job, tell)
+            if before is not None and before != (now := job.scan()).fingerprint():  # between its parts
+                raise changed(now.name)
             return whole._replace(elapsed_s=time.perf_counter() - begin_s)
         except distributed.KilledWorker as error:
             raise OSError(f"a worker died each time it was tried ({error.task}): out of memory?") from None

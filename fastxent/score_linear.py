@@ -94,7 +94,8 @@ def read_matrix(path: str, key: str | None, option: str, n_axes: int) -> np.ndar
     member = file.member(fitting[0] if file.names else "")
     if len(member.shape) != n_axes:
         raise ValueError(f"{option}: {path} has shape {member.shape}; need {n_axes} axes")
-    return member.read(tuple((0, size) for size in member.shape))
+    with file.source.unchanged():
+        return member.read(tuple((0, size) for size in member.shape))
 
 
 def read_classifier(path: str, key: str | None, bias: str | None) -> tuple[np.ndarray, np.ndarray | None]:

@@ -333,6 +333,10 @@ def big(name):
     elif name.endswith(".h5"):
         with h5py.File(name, "w") as file:
             file["predictions"], file["target"] = x, y
+    elif name.endswith(".zarr"):
+        group = zarr.open_group(name, mode="w")
+        group.create_array("predictions", data=x, chunks=(500, 5), compressors=None)
+        group.create_array("target", data=y, chunks=(4000,))
     else:
         data = pa.table({f"z{k}": x[:, k] for k in range(5)} | {"target": y})
         if name.endswith(".parquet"):
@@ -343,8 +347,11 @@ def big(name):
             arrow_csv.write_csv(data, name)
 
 
+FILES = ["x.npy", "x.npz", "x.safetensors", "x.h5", "x.parquet", "x.arrow", "x.csv", "x.zarr"]
+
+
 @pytest.mark.parametrize("size", [0, 50_000])
-@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.safetensors", "x.h5", "x.parquet", "x.arrow", "x.csv"])
+@pytest.mark.parametrize("name", FILES[:-1])
 def test_a_file_that_shrinks_while_it_is_read(name, size, capsys, monkeypatch):
     monkeypatch.setattr(base, "BLOCK_BYTES", 20_000)
     big(name)
@@ -355,6 +362,68 @@ def test_a_file_that_shrinks_while_it_is_read(name, size, capsys, monkeypatch):
     assert err.startswith("fastxent: error: ")
     assert name in err
     assert err.count("\n") == 1
+
+
+def rewritten(path, change):
+    """Other bytes in a file, and a time of change that a clock of any resolution tells from the one before."""
+    with open(path, "rb") as file:
+        content = file.read()
+    then = os.stat(path).st_mtime_ns
+    os.remove(path)
+    write(path, change(content))
+    os.utime(path, ns=(then, then + 10**9))
+
+
+CHANGES = {
+    "cut off": lambda path: rewritten(path, lambda content: content[: len(content) // 2]),
+    "emptied": lambda path: rewritten(path, lambda content: b""),
+    "other bytes": lambda path: rewritten(path, lambda content: bytes(len(content))),
+    "the same bytes": lambda path: rewritten(path, lambda content: content),
+    "cut off in place": lambda path: os.truncate(path, os.path.getsize(path) // 2),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_nothing_is_handed_out_of_a_file_once_it_has_changed(change, monkeypatch):
+    """Without the thread that reads ahead: what is read after the change is refused, whatever a library makes of it."""
+    monkeypatch.setattr(base, "BLOCK_BYTES", 20_000)
+    for name in FILES:
+        big(name)
+        files = (name, "y.npy" if name == "x.npy" else None)
+        whole = np.concatenate([chunk.predictions for chunk in Scan(*files)])
+        chunks = Scan(*files)._chunks()
+        got = [next(chunks).predictions]
+        CHANGES[change](name if name != "x.zarr" else "x.zarr/predictions/c/4/0")
+        with pytest.raises(ValueError, match=f"^{name}: was changed while it was read"):
+            got.extend(chunk.predictions for chunk in chunks)
+        assert len(got) == 1 or name == "x.zarr"  # whose other chunks may be read
+        got = np.concatenate(got)
+        assert 0 < len(got) < 4000
+        assert np.array_equal(got, whole[: len(got)]), name
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_target_or_a_shard_that_changes_before_its_turn_is_refused(change):
+    big("x.npy")
+    for end in "ab":
+        big(f"shard_{end}.arrow")
+    for files, changed in ((("x.npy", "y.npy"), "y.npy"), (("shard_*.arrow", None), "shard_b.arrow")):
+        chunks = Scan(*files)._chunks()
+        assert files[1] or next(chunks).n_rows == 4000
+        CHANGES[change](changed)
+        with pytest.raises(ValueError, match=f"{changed}"):
+            list(chunks)
+
+
+def test_a_file_that_changes_between_the_passes_of_a_fit_is_refused(capsys, monkeypatch):
+    from fastxent.calibrate_files import FileChunks
+
+    big("x.npy")
+    chunks = FileChunks("x.npy", "y.npy", Wanted(), lambda *_: None)
+    assert sum(len(target) for _, target, _ in chunks) == 4000
+    CHANGES["the same bytes"]("y.npy")
+    with pytest.raises(ValueError, match=r"x\.npy, y\.npy: was changed"):
+        list(chunks)
 
 
 def bad_commands():

@@ -305,7 +305,7 @@ def test_a_file_changed_while_it_is_read_is_an_error(name):
 def test_a_npy_that_shrinks_is_an_error_and_not_a_signal():
     save("x.npy", X)
     save("y.npy", Y)
-    with pytest.raises(ValueError, match=r"x.npy: it ends at byte 50000 now, and had 96128"):
+    with pytest.raises(ValueError, match=r"x.npy: was changed while it was read"):
         [os.truncate("x.npy", 50_000) for _ in Scan("x.npy", "y.npy")]
 
 

@@ -54,6 +54,8 @@ def open_file(path: str) -> ArrayFile | TableFile:
     module, reader = FORMATS[suffix].split(".")
     with told_by(path, suffix):
         opened: ArrayFile | TableFile = getattr(import_module(f"fastxent.files.{module}"), reader)(path)
+    if opened.source.cheap:
+        opened.source.refuse_changed()  # while its header was read
     return opened
 
 

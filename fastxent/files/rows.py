@@ -10,7 +10,7 @@ import numpy as np
 
 from fastxent.files import base
 from fastxent.files.base import ArrayFile, ArrayMember, Block, TableFile, listing
-from fastxent.files.source import told_by
+from fastxent.files.source import Source, told_by
 
 Fields = dict[str, list[str]]  # field -> its columns, or its member
 
@@ -104,7 +104,7 @@ class ArrayRows(Rows):
         missing = next((name for names in fields.values() for name in names if name not in file.names), None)
         if missing is not None:
             raise ValueError(f"{self.path}: has no member {missing!r}; it has {listing(file.names)}")
-        with told_by(file.path):
+        with file.source.unchanged(), told_by(file.path):
             members = {field: file.member(name) for field, names in fields.items() for name in names or [""]}
         if "predictions" in members:
             shape = members["predictions"].shape
@@ -134,7 +134,7 @@ class ArrayRows(Rows):
                 raise ValueError(f"{field}: {self.path} has shape {member.shape}; need {lead}{also}")
         self.axis = axis
         self._arrays = {
-            field: _MemberRows(member, file.path, axis if len(member.shape) > len(lead) else None)
+            field: _MemberRows(member, file.source, axis if len(member.shape) > len(lead) else None)
             for field, member in members.items()
         }
         self.n_rows = self._total = math.prod(lead)
@@ -179,9 +179,9 @@ class ArrayRows(Rows):
 class _MemberRows:
     """An array's rows: its entries, or its vectors along the class axis."""
 
-    def __init__(self, member: ArrayMember, path: str, axis: int | None) -> None:
+    def __init__(self, member: ArrayMember, source: Source, axis: int | None) -> None:
         self.shape, self.dtype = member.shape, member.dtype
-        self._member, self._path, self._axis = member, path, axis
+        self._member, self._source, self._axis = member, source, axis
         self._lead = [k for k in range(len(member.shape)) if k != axis]  # the array's axes that count rows
         self._inner = [math.prod(member.shape[i] for i in self._lead[k + 1 :]) for k in range(len(self._lead))]
         self._window: tuple[int, np.ndarray] | None = None  # (first row, rows), of a chunk that is taken piece by piece
@@ -206,7 +206,7 @@ class _MemberRows:
             i = start // size % self.shape[outer]
             box[outer] = (i, i + 1)
         box[axis] = (at, end)
-        with told_by(self._path):
+        with self._source.unchanged(), told_by(self._source.path):
             array = self._member.read(tuple(box))
         if self._axis is not None:
             array = np.moveaxis(array, self._axis, -1)
@@ -258,7 +258,7 @@ class TableRows(Rows):
         at, width = start, self.n_classes
         blocks = self._file.blocks(self._fields, start) if stop is None or start < stop else iter(())
         while True:
-            with told_by(self.path):
+            with self._file.source.unchanged(), told_by(self.path):
                 block = next(blocks, None)
             if block is None:
                 break

@@ -87,6 +87,11 @@ class Scan:
         self._start, self._stop = self._range(rows)
 
     @property
+    def name(self) -> str:
+        """The files, for messages."""
+        return ", ".join(rows.path for rows in self._files())
+
+    @property
     def fraction(self) -> float:
         """How much was read, 0 to 1."""
         stop = self.n_rows if self._stop is None else self._stop

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastxent.files.base import Block
 from fastxent.files.rows import Rows, length
+from fastxent.files.source import changed
 
 
 class ShardRows(Rows):
@@ -35,6 +36,8 @@ class ShardRows(Rows):
                 at += rows
                 continue
             shard, begin = self._said(path), at
+            if shard.facts() != self._facts[k]:
+                raise changed(path)
             low = max(0, start - begin) if rows is not None else 0
             at += low
             for block in shard.blocks(low, None if stop is None or rows is None else min(rows, stop - begin)):

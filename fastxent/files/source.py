@@ -26,6 +26,8 @@ class Source:
     They are read, not mapped: a mapped file that shrinks kills the process, and its pages count as the process's own.
     """
 
+    cheap = True  # whether a look at its state costs next to nothing
+
     def __init__(self, path: str) -> None:
         self.path = path
         self.size, self._mtime_ns = _facts(path)
@@ -56,7 +58,27 @@ class Source:
     def refuse_changed(self) -> None:
         """Raise where the file is no longer the one that was opened."""
         if (self.size, self._mtime_ns) != _facts(self.path):
-            raise ValueError(f"{self.path}: was changed while it was read; nothing that was read of it counts")
+            raise changed(self.path)
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """What is read in the block is of the file that was opened; where that has changed, this alone is told.
+
+        Libraries do not tell: a file that shrank leaves Arrow's buffers as they were, full of anything. Where a look is
+        dear, it is left to the end of all reading.
+        """
+        try:
+            yield
+        except (ValueError, TypeError, OSError):
+            self.refuse_changed()
+            raise
+        if self.cheap:
+            self.refuse_changed()
+
+
+def changed(path: str) -> ValueError:
+    """What is raised where a file is no longer the one that was opened."""
+    return ValueError(f"{path}: was changed while it was read; nothing that was read of it counts")
 
 
 def _facts(path: str) -> tuple[int, int]:
@@ -70,6 +92,8 @@ _REMOTE_BLOCK = 1 << 18  # bytes that are asked for at least, where a library re
 
 class RemoteSource(Source):
     """The bytes of a file elsewhere, asked for by range."""
+
+    cheap = False
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -107,7 +131,7 @@ class RemoteSource(Source):
     def refuse_changed(self) -> None:
         info = self._info()
         if (self.size, self._version) != (info.get("size"), _version(info)):
-            raise ValueError(f"{self.path}: was changed while it was read; nothing that was read of it counts")
+            raise changed(self.path)
 
     def _info(self) -> dict[str, Any]:
         with told_by(self.path):
@@ -119,13 +143,20 @@ class RemoteSource(Source):
 class Folder(Source):
     """A folder that a library reads: all of its files together."""
 
+    cheap = False
+
     def __init__(self, path: str) -> None:
         self.path = path
         self.size, self._mtime_ns = self._total()
 
     def refuse_changed(self) -> None:
         if (self.size, self._mtime_ns) != self._total():
-            raise ValueError(f"{self.path}: was changed while it was read; nothing that was read of it counts")
+            raise changed(self.path)
+
+    def refuse_newer(self, name: str) -> None:
+        """Raise where one of its files was changed after the folder was opened."""
+        if not is_remote(self.path) and _facts(os.path.join(self.path, name))[1] > self._mtime_ns:
+            raise changed(self.path)
 
     def _total(self) -> tuple[int, int]:
         """(bytes, nanoseconds of the last change; 0 elsewhere than on this machine)."""

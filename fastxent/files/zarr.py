@@ -21,7 +21,7 @@ class Zarr(ArrayFile):
         self.source = Folder(path)
         with told_by(path, ".zarr"):
             opened: Any = zarr.open(path.rstrip("/"), mode="r")
-            self._store = _checked(opened.store)
+            self._store = _checked(opened.store, self.source)
             self._root: Any = zarr.open(self._store, path=opened.path, mode="r")
             self.names = []
             if isinstance(self._root, zarr.Group):
@@ -40,8 +40,11 @@ class Zarr(ArrayFile):
             return ZarrArray(array, label)
 
 
-def _checked(store: Any) -> Any:
-    """The store, with an error for a chunk that is cut off: Blosc would read past its end and make numbers of that."""
+def _checked(store: Any, folder: Folder) -> Any:
+    """The store, with an error for a file changed meanwhile, and for a chunk that is cut off.
+
+    Blosc would read past such a chunk's end and make numbers of that.
+    """
     from zarr.storage import WrapperStore
 
     class Checked(WrapperStore):  # type: ignore[type-arg]
@@ -49,6 +52,8 @@ def _checked(store: Any) -> Any:
 
         async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
             value = await super().get(key, prototype, byte_range)
+            if value is not None:
+                folder.refuse_newer(key)
             if value is None or byte_range is not None or not key.startswith(self.blosc) or key.endswith(_METADATA):
                 return value
             size = int.from_bytes(value.as_numpy_array()[12:16].tobytes(), "little")  # as its header says
