@@ -1,0 +1,3 @@
+from dossier.measure import main
+
+main()
