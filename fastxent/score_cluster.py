@@ -166,11 +166,12 @@ def _started(workers: int) -> "Iterator[Client]":
                 memory_limit=0,  # pages of files count as a worker's memory
                 dashboard_address=None,
                 local_directory=folder,
-                silence_logs=logging.CRITICAL,
+                silence_logs=logging.CRITICAL + 1,  # what goes wrong is raised; nothing is told of workers that end
             )
         stack.enter_context(cluster)
-        client = stack.enter_context(Client(cluster))
+        client = stack.enter_context(Client(cluster, set_as_default=False))
         client.wait_for_workers(workers)
+        client.run(_ignore_ctrl_c)  # whatever a library in there unblocks
         yield client
 
 
@@ -196,7 +197,7 @@ def _connected(address: str) -> "Iterator[Client]":
 
     with contextlib.ExitStack() as stack:
         try:
-            client = stack.enter_context(Client(address, timeout=PATIENCE_S))
+            client = stack.enter_context(Client(address, timeout=PATIENCE_S, set_as_default=False))
             client.wait_for_workers(1, timeout=PATIENCE_S)
         except (OSError, ValueError, TimeoutError, asyncio.TimeoutError) as error:
             raise OSError(f"--scheduler: {address}: {error}") from None
@@ -208,6 +209,10 @@ def _absolute(path: str) -> str:
 
 
 # In the workers
+
+
+def _ignore_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _load(job: Job) -> None:

@@ -1,6 +1,7 @@
 """What the tests share: the folder of their helpers, the slow ones' switch, and the table of the worst errors found."""
 
 import math
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # reference.py and rows.py, whatever the import mode
 
 from reference import EXACT, exact
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's job in the background: so would be what it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
