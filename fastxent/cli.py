@@ -15,6 +15,12 @@ from typing import Annotated, Any
 
 import typer
 
+from fastxent.cli_options import HOW as _HOW
+from fastxent.cli_options import RUN as _RUN
+from fastxent.cli_options import SHOW as _SHOW
+from fastxent.cli_options import WHAT as _WHAT
+from fastxent.cli_options import JsonOption, PlotsOption, ReportOption
+from fastxent.cli_options import option as _option
 from fastxent.terminal import progress, refuse_bad_path, whole_numbers, write_json
 
 OK, FELL_SHORT, WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -53,20 +59,12 @@ class Method(Enum):
     vector = "vector"
 
 
-def _option(help_text: str, panel: str | None = None, flag: str | None = None, **more: Any) -> Any:
-    names = () if flag is None else (flag,)
-    shown = more.pop("show_default", False)
-    return typer.Option(*names, help=help_text, rich_help_panel=panel, show_default=shown, **more)
-
-
-_WHAT, _HOW, _SHOW, _RUN = "What to read", "How to score", "What to show", "What to measure"
 _GO = "Long runs and parts"
 _LINEAR = "Hidden states and a linear classifier"
 _FILES = (
     "A .npy, .npz, .safetensors, .zarr, .h5, .parquet, .arrow, .feather, .csv or .tsv (also .gz, .bz2, .xz, .zst);"
     " an address such as https://... of one, a pattern such as 'shards/*.npy', or a folder of shards."
 )
-JsonOption = Annotated[str | None, _option("Write the figures to FILE; - for standard output.", _SHOW, metavar="FILE")]
 
 
 def _version(given: bool) -> None:
@@ -123,6 +121,8 @@ def score(
     bins: Annotated[int, _option("Bins of the calibration.", _SHOW, show_default=True)] = 15,
     worst: Annotated[int, _option("Rows of highest NLL to keep.", _SHOW, show_default=True)] = 20,
     json: JsonOption = None,
+    report: ReportOption = None,
+    plots: PlotsOption = None,
     resume: Annotated[
         str | None,
         _option(
@@ -188,6 +188,7 @@ def score(
         raise ValueError("--workers: starts a cluster, --scheduler names one that runs; give one of them")
     if on_cluster and resume is not None:
         raise ValueError("--resume: goes with neither --workers nor --scheduler, which start dead workers' parts anew")
+    from fastxent.cli_report import Output
     from fastxent.score_files import Job, score_files
     from fastxent.score_resume import StateFile
 
@@ -206,6 +207,7 @@ def score(
         "worst": worst,
         "invalid": invalid.value,
     }
+    output = Output(context.obj, report, plots)
     job = Job(predictions, target, wanted, options, first_row)
     state = None if resume is None else StateFile(resume, save_every)
     done, n_bytes, cluster_s, begin = 0, 0, 0.0, time.perf_counter()
@@ -231,12 +233,16 @@ def score(
             raise Interrupted(f"{resume} has what was scored; the same command goes on from there") from None
     result = scorer.result()
     elapsed_s = time.perf_counter() - begin
+    title = predictions if target is None else f"{predictions}, {target}"
+    if output:
+        names = job.scan().class_names
+        with progress() as show_progress:
+            output.write_score(result, title, names, (predictions, target), show_progress)
     if json is not None:
         write_json(result.to_dict(), json)
     if json != "-":
         from fastxent.cards import score_card, show, speed
 
-        title = predictions if target is None else f"{predictions}, {target}"
         footer = speed(done, n_bytes, elapsed_s - cluster_s)
         if on_cluster:
             footer += f", and {cluster_s:.1f} s to start and end the cluster"
@@ -300,9 +306,12 @@ def calibrate(
 
 @app.command()
 def merge(
+    context: typer.Context,
     states: Annotated[list[str], typer.Argument(help="Files of --resume, or patterns.", metavar="STATE...")],
     output: Annotated[str | None, _option("Write the joined state to FILE.", _SHOW, metavar="FILE")] = None,
     json: JsonOption = None,
+    report: ReportOption = None,
+    plots: PlotsOption = None,
     unfinished: Annotated[
         bool, _option("Take runs' states that do not have all their rows yet.", _WHAT, flag="--unfinished")
     ] = False,
@@ -313,12 +322,17 @@ def merge(
     """
     refuse_bad_path(json)
     refuse_bad_path(output, "--output")
+    from fastxent.cli_report import Output
     from fastxent.score_resume import merge_states
 
-    begin = time.perf_counter()
+    pages, begin = Output(context.obj, report, plots), time.perf_counter()
     with progress() as tell:
         scorer = merge_states(states, unfinished, lambda fraction: tell("merging", fraction, 0, 0))
-    result = scorer.result()
+        result = scorer.result()
+        n = scorer.about["merged"]
+        title = f"{n:,} state" + "s" * (n != 1)
+        if pages:
+            pages.write_score(result, title, None, states, tell)
     if output is not None:
         scorer.save(output)
     if json is not None:
@@ -326,8 +340,6 @@ def merge(
     if json != "-":
         from fastxent.cards import score_card, show
 
-        n = scorer.about["merged"]
-        title = f"{n:,} state" + "s" * (n != 1)
         show(score_card(result, title, f"{time.perf_counter() - begin:.2f} s to merge"))
 
 
@@ -450,7 +462,7 @@ def main(arguments: list[str] | None = None) -> int:
             warnings.simplefilter("ignore")  # other people's deprecations
             warnings.simplefilter("default", RuntimeWarning)
             warnings.showwarning = lambda message, *_: _complain("warning", str(message))  # type: ignore[assignment]
-            code = app(arguments or ["--help"], prog_name="fastxent", standalone_mode=False)
+            code = app(arguments or ["--help"], prog_name="fastxent", standalone_mode=False, obj=arguments)
             sys.stdout.flush()
         if code != INTERRUPTED:
             return int(code or OK)

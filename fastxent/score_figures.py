@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastxent.intervals import NORMAL_95
 from fastxent.kernels import groups as grouped
 from fastxent.kernels import scorecard as card
 from fastxent.kernels.batch import exp_scalar
@@ -18,7 +19,6 @@ from fastxent.score_result import ClassTable, Confusion, Histogram, Reliability,
 from fastxent.score_state import State
 
 LN_2 = 0.6931471805599453
-NORMAL_95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 
 
 class _Groups:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastxent.intervals import wilson
 from fastxent.score_state import ARITHMETIC
 
 SCHEMA = "fastxent.score/1"
@@ -154,6 +155,21 @@ class Score:
 
     def __hash__(self) -> int:
         return hash((self.n, self.nll))
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float] | None:
+        """Wilson's 95 % interval of the accuracy; None for distributions and with weights."""
+        return None if self.accuracy is None or self.weight != self.n else wilson(self.accuracy, self.n)
+
+    @property
+    def ece_se(self) -> float:
+        """The standard error that the bins' accuracies give `ece`: sqrt(sum w_b^2 a_b (1 - a_b) / n_b) / sum w_b."""
+        if self.reliability is None:
+            return math.nan
+        bins = self.reliability
+        here = bins.n > 0
+        accuracy, share = bins.accuracy[here], bins.weight[here] / self.weight
+        return float(np.sqrt((share**2 * accuracy * (1.0 - accuracy) / bins.n[here]).sum()))
 
     def _values(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -36,6 +36,8 @@ class Scan:
         Of the whole; None where the file tells it at its end alone (.csv, Arrow's streams).
     n_classes : int or None
         None for a column of lists.
+    class_names : list of str or None
+        Of the option, or those of the columns where each class has one.
     rows_read, bytes_read : int
         Rows, and bytes of predictions as arrays, in the chunks so far.
 
@@ -59,6 +61,8 @@ class Scan:
         paths = [shards_of(path) for path in (predictions, target) if path is not None]
         files = [open_file(shards[0]) for shards in paths]
         chosen = _chosen(files, wanted, classes)
+        columns = chosen[0]["predictions"]
+        self.class_names = classes or (columns if len(columns) > 1 else None)
 
         def rows_in(i: int, like: Rows | None) -> Rows:
             whole = all(len(shards) == 1 for shards in paths)

@@ -10,12 +10,12 @@ import numpy as np
 from fastxent import checks
 from fastxent.checks import Batch
 from fastxent.fit.chunks import Data
+from fastxent.intervals import NORMAL_95
 from fastxent.kernels import batch as kernels
 from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_add_block, exact_sum_value
 from fastxent.score_result import Score
 from fastxent.scoring import Scorer
 
-NORMAL_95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 ROWS = 1 << 14  # whose Brier scores are made at once
 
 Transform = Callable[[np.ndarray], np.ndarray]
@@ -130,19 +130,11 @@ def evaluate(data: Data, temperature: float = 1.0, transform: Transform | None =
         raise ValueError("logits: no rows")
     before, after = (side.scorer.result() for side in sides if side.scorer is not None)
     brier = sides[0].brier(before), sides[1].brier(after)
-    ece = None if before.ece is None else (_ece(before), _ece(after))
-    return Calibration(before, after, (_nll(before), _nll(after)), brier, ece)
+    nll = Figure(before.nll, before.nll_se), Figure(after.nll, after.nll_se)
+    return Calibration(before, after, nll, brier, _errors_of_ece(before, after))
 
 
-def _nll(card: Score) -> Figure:
-    return Figure(card.nll, card.nll_se)
-
-
-def _ece(card: Score) -> Figure:
-    """The calibration error with the standard error that the bins' accuracies give it."""
-    if card.ece is None or card.reliability is None:
-        return Figure(math.nan, math.nan)
-    bins = card.reliability
-    here = bins.n > 0
-    accuracy, share = bins.accuracy[here], bins.weight[here] / card.weight
-    return Figure(card.ece, float(np.sqrt((share**2 * accuracy * (1.0 - accuracy) / bins.n[here]).sum())))
+def _errors_of_ece(before: Score, after: Score) -> tuple[Figure, Figure] | None:
+    if before.ece is None or after.ece is None:
+        return None
+    return Figure(before.ece, before.ece_se), Figure(after.ece, after.ece_se)

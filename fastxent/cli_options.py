@@ -1,0 +1,19 @@
+"""How options are declared, and those that several commands have."""
+
+from typing import Annotated, Any
+
+import typer
+
+
+def option(help_text: str, panel: str | None = None, flag: str | None = None, **more: Any) -> Any:
+    """An option whose help stands under a heading; ``flag`` is its name where the parameter's is not."""
+    names = () if flag is None else (flag,)
+    shown = more.pop("show_default", False)
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, show_default=shown, **more)
+
+
+WHAT, HOW, SHOW, RUN = "What to read", "How to score", "What to show", "What to measure"
+
+JsonOption = Annotated[str | None, option("Write the figures to FILE; - for standard output.", SHOW, metavar="FILE")]
+ReportOption = Annotated[str | None, option("Write FILE, one page of HTML with everything.", SHOW, metavar="FILE")]
+PlotsOption = Annotated[str | None, option("Write its plots to DIR, as .png and .svg.", SHOW, metavar="DIR")]

@@ -1,0 +1,167 @@
+"""``--report`` and ``--plots``: what was run, the page, and where it goes."""
+
+import hashlib
+import os
+import platform
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timezone
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from fastxent.files import shards_of
+from fastxent.files.source import is_remote
+from fastxent.terminal import refuse_bad_path
+
+if TYPE_CHECKING:
+    from fastxent.report.page import File, Page, Run
+    from fastxent.score_result import Score
+
+BLOCK_BYTES = 1 << 22
+
+
+class Output:
+    """Where the report and the plots of a command go; what they lack is told before the work.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        The command's.
+    report, plots : str or None
+        A file and a folder.
+    """
+
+    def __init__(self, arguments: "Sequence[str] | None", report: str | None, plots: str | None) -> None:
+        self._arguments, self._report, self._plots = arguments or (), report, plots
+        self._begin_s = time.perf_counter()
+        if report == "-":
+            raise ValueError("--report: goes to a file, such as report.html")
+        refuse_bad_path(report, "--report")
+        if plots is not None:
+            folder = plots if os.path.isdir(plots) else os.path.dirname(os.path.abspath(plots))
+            if os.path.isfile(plots) or not os.access(folder, os.W_OK):
+                raise ValueError(f"--plots: cannot write into {plots}")
+        if self:
+            from fastxent.report.images import require
+
+            require()
+
+    def __bool__(self) -> bool:
+        return self._report is not None or self._plots is not None
+
+    def write_score(
+        self,
+        score: "Score",
+        title: str,
+        names: Sequence[str] | None,
+        inputs: Iterable[str | None],
+        tell: Callable[[str, float, int, int], None],
+    ) -> None:
+        """Write a score card's report and plots; ``names`` are the classes'."""
+        from fastxent.report.score import score_page
+
+        self.write(lambda run: score_page(score, title, run, names), inputs, score.options, tell)
+
+    def write(
+        self,
+        page_of: "Callable[[Run], Page]",
+        inputs: Iterable[str | None],
+        options: dict[str, Any],
+        tell: Callable[[str, float, int, int], None],
+    ) -> None:
+        """Write what was asked for.
+
+        Parameters
+        ----------
+        page_of : callable
+            Makes the page of what was run.
+        inputs : iterable of str or None
+            Files, patterns or folders that were read; the report has their checksums.
+        options : dict
+            What the figures depend on besides.
+        tell : callable
+            Is told about progress, as in `score_files`.
+        """
+        from fastxent.report.images import write_images
+        from fastxent.report.page import Run, render
+        from fastxent.score_state import ARITHMETIC, write_atomically
+
+        elapsed_s = time.perf_counter() - self._begin_s
+        files = checksums(inputs, tell) if self._report is not None else []
+        facts = [("time", f"{elapsed_s:.2f} s"), *_versions(ARITHMETIC), *_told(options)]
+        page = page_of(Run(_command(self._arguments), _utc(time.time()), facts, files))
+        if self._report is not None:
+            write_atomically(self._report, render(page).encode())
+        if self._plots is not None:
+            write_images(page.drawings(), self._plots, write_atomically)
+
+
+def checksums(inputs: Iterable[str | None], tell: Callable[[str, float, int, int], None]) -> "list[File]":
+    """Names, sizes and SHA-256 of files, of those that patterns and folders stand for too."""
+    from fastxent.report.page import File
+    from fastxent.report.text import shown
+
+    paths = [path for given in inputs if given is not None for path in _files_of(given)]
+    sizes = [0 if is_remote(path) else os.stat(path).st_size for path in paths]
+    total, done, found = max(1, sum(sizes)), 0, []
+    for path, size in zip(paths, sizes):
+        if is_remote(path):
+            found.append(File(shown(_without_secrets(path)), None, "", "not computed: it is not on this machine"))
+            continue
+        digest, changed = hashlib.sha256(), os.stat(path).st_mtime
+        with open(path, "rb") as file:
+            while block := file.read(BLOCK_BYTES):
+                digest.update(block)
+                done += len(block)
+                tell("checksums", min(1.0, done / total), 0, 0)
+        found.append(File(shown(path), size, _utc(changed), digest.hexdigest()))
+    return found
+
+
+def _files_of(given: str) -> list[str]:
+    """The files of a name, in order; those of a folder that is one array too."""
+    found: list[str] = []
+    for path in shards_of(given):
+        if not is_remote(path) and os.path.isdir(path):
+            found += sorted(os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+        else:
+            found.append(path)
+    return found
+
+
+def _command(arguments: Sequence[str]) -> str:
+    from fastxent.report.text import shown
+
+    return shown(shlex.join(["fastxent", *map(_without_secrets, arguments)]))
+
+
+def _without_secrets(text: str) -> str:
+    """An address without a password or a signature."""
+    if not is_remote(text):
+        return text
+    return re.sub(r"\?.*", "?…", re.sub(r"://[^/@]*@", "://…@", text))
+
+
+def _versions(arithmetic: int) -> list[tuple[str, str]]:
+    import fastxent
+
+    versions = [("fastxent", f"{fastxent.__version__}, arithmetic {arithmetic}"), ("Python", platform.python_version())]
+    versions += [(name, metadata.version(name.lower())) for name in ("NumPy", "Numba", "Matplotlib")]
+    return [*versions, ("system", f"{platform.system()} {platform.machine()}")]
+
+
+def _told(options: dict[str, Any]) -> list[tuple[str, str]]:
+    """Options that are set, in words."""
+    from fastxent.report.text import shown
+
+    return [
+        (name.replace("_", " "), shown(", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value))
+        for name, value in options.items()
+        if value is not None
+    ]
+
+
+def _utc(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,236 @@
+"""The report: what it says, that names stay text, and that a real browser shows and sorts it."""
+
+import hashlib
+import html.parser
+import json
+import math
+
+import numpy as np
+import pytest
+from browser import Browser, program
+
+import fastxent
+from fastxent.cli import main
+
+pytest.importorskip("jinja2")
+pytest.importorskip("matplotlib")
+
+from fastxent.report import text
+from fastxent.report.page import Run, render
+from fastxent.report.score import score_page
+
+HOSTILE = [
+    "<script>document.title='run'</script>",
+    "=cmd|' /C calc'!A0",
+    '"><img src=x onerror=alert(1)>',
+    "{{ 7 * 7 }}{% raw %}",
+    "$\\frac{a}$ & $",
+    "a\x00b\x1b[31m\u202egnp.\ud800",
+    "javascript:alert(1)",
+    "x" * 300,
+    "名前 🦆",
+    "</style></svg><style>*{display:none}",
+]
+RUN = Run("fastxent score", "2026-01-01 00:00:00 UTC", [], [])
+
+
+def run(line):
+    return main(line.split())
+
+
+def example(n=3000, n_classes=10, **more):
+    rng = np.random.default_rng(7)
+    z = 2 * rng.standard_normal((n, n_classes))
+    y = (z + 1.3 * rng.gumbel(size=z.shape)).argmax(1) if n else np.zeros(0, int)
+    return fastxent.score(z, y, **more)
+
+
+class Words(html.parser.HTMLParser):
+    """A page's elements and text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.attributes, self.text = [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if program() is None:
+        pytest.skip("needs Chromium or Chrome")
+    page = Browser(tmp_path_factory.mktemp("profile"))
+    yield page
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """Pages of many kinds, by name."""
+    folder = tmp_path_factory.mktemp("reports")
+    with pytest.warns(RuntimeWarning):
+        empty = example(0)
+    cards = {
+        "ten": (example(), None),
+        "hostile": (example(), HOSTILE),
+        "many": (example(20_000, 1000), None),
+        "two": (example(500, 2), None),
+        "one": (fastxent.score(np.zeros((5, 1)), np.zeros(5, int)), None),
+        "empty": (empty, None),
+        "soft": (fastxent.score(np.zeros((4, 3)), np.full((4, 3), 1 / 3)), None),
+        "infinite": (fastxent.score(np.array([[0.0, -np.inf], [1.0, 2.0]]), [1, 0]), None),
+        "groups": (example(by=np.arange(3000) % 70), None),
+    }
+    for name, (card, names) in cards.items():
+        title = HOSTILE[0] if name == "hostile" else name
+        (folder / f"{name}.html").write_text(render(score_page(card, title, RUN, names)), "utf-8")
+    return folder
+
+
+KINDS = ["ten", "hostile", "many", "two", "one", "empty", "soft", "infinite", "groups"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_browser_shows_it_whole_without_complaint_or_request(browser, reports, name):
+    address = (reports / f"{name}.html").as_uri()
+    for width, dark in ((360, False), (1200, True)):
+        browser.open(address, width=width, dark=dark, phone=width == 360)
+        assert browser.complaints == []
+        assert browser.requests == [address]
+        assert browser.run("document.documentElement.scrollWidth") <= width
+        background, ink = (browser.run(f"getComputedStyle(document.body).{p}") for p in ("backgroundColor", "color"))
+        assert (brightness(background) < brightness(ink)) is dark
+    assert browser.run("document.title").startswith("<script>" if name == "hostile" else name)
+    ids = browser.run("Array.from(document.querySelectorAll('[id]'), e => e.id)")
+    assert len(ids) == len(set(ids))
+
+
+def brightness(colour):
+    return sum(int(part) for part in colour.strip("rgb()").split(",")[:3])
+
+
+def test_plots_have_the_page_s_colours(browser, reports):
+    seen = {}
+    for dark in (False, True):
+        browser.open((reports / "ten.html").as_uri(), dark=dark)
+        script = "Array.from(document.querySelectorAll('figure text'), e => getComputedStyle(e).fill)"
+        seen[dark] = set(browser.run(script))
+        assert "rgb(0, 0, 0)" not in seen[dark]
+    assert seen[True].isdisjoint(seen[False])
+    assert browser.run("document.querySelectorAll('figure > svg').length") == 4
+
+
+def test_tables_sort_by_number_and_by_text(browser, reports):
+    browser.open((reports / "infinite.html").as_uri())
+    browser.open((reports / "ten.html").as_uri())
+    column = (
+        "(() => {const t = document.querySelector('table'), h = t.tHead.rows[0].cells[%d];"
+        "h.querySelector('button').click();"
+        "return [h.getAttribute('aria-sort'), Array.from(t.tBodies[0].rows, r => r.cells[%d].textContent)]})()"
+    )
+    classes = example().classes
+    for order, sign in (("descending", -1), ("ascending", 1)):
+        told, cells = browser.run(column % (2, 2))
+        assert told == order
+        assert cells == [text.fixed(x) for x in sorted(classes.nll.tolist(), key=lambda x: sign * x)]
+    assert browser.run(column % (0, 0)) == ["ascending", [str(k) for k in range(10)]]
+    assert browser.run(column % (0, 0)) == ["descending", [str(9 - k) for k in range(10)]]
+    assert browser.run("document.querySelectorAll('table')[0].querySelectorAll('[aria-sort]').length") == 1
+
+
+def test_it_prints(browser, reports):
+    browser.open((reports / "many.html").as_uri())
+    content = browser.pdf()
+    assert content.startswith(b"%PDF")
+    browser.media("print", dark=True)
+    assert brightness(browser.run("getComputedStyle(document.body).backgroundColor")) == 3 * 255
+    assert browser.run("Array.from(document.querySelectorAll('tbody tr')).filter(r => r.offsetHeight).length") < 200
+
+
+def test_hostile_names_stay_text(reports):
+    page = (reports / "hostile.html").read_text("utf-8")
+    words = Words(page)
+    assert words.tags.count("script") == 1
+    assert words.tags.count("style") == 1
+    assert "img" not in words.tags
+    assert not [name for name, _ in words.attributes if name.startswith("on")]
+    found = [part.strip() for part in words.text]
+    for name in HOSTILE:
+        assert text.shown(name) in found, name
+    assert "49" not in found
+    assert not any(part.startswith("=") for part in found)
+    assert all(c.isprintable() or c in "\n\u2060" for c in page)
+
+
+def test_the_headline_is_the_score_s(reports):
+    card, words = example(), Words((reports / "ten.html").read_text("utf-8"))
+    found = " ".join(" ".join(words.text).split())
+    low, high = card.nll_interval
+    assert f"{card.nll:.3f} nats" in found
+    assert f"{low:.3f} to {high:.3f}" in found
+    hits = card.accuracy * card.n
+    from scipy.stats import binomtest
+
+    low, high = binomtest(round(hits), card.n).proportion_ci(method="wilson")
+    assert f"{100 * low:.1f} to {100 * high:.1f} %" in found
+    assert card.accuracy_interval == pytest.approx((low, high), rel=1e-12)
+
+
+def test_without_the_libraries_it_says_what_to_install(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None if name == "jinja2" else object())
+    np.save(tmp_path / "x.npy", np.zeros((2, 2)))
+    code = main(["score", str(tmp_path / "x.npy"), str(tmp_path / "y.npy"), "--report", str(tmp_path / "r.html")])
+    assert code == 2
+    assert "pip install 'fastxent[report]'" in capsys.readouterr().err
+
+
+def test_the_command_writes_page_and_plots(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(3)
+    z, y = rng.standard_normal((300, 3)), rng.integers(0, 3, 300)
+    np.save("x.npy", z)
+    np.save("y.npy", y)
+    (tmp_path / "labels.csv").write_text("target\n" + "\n".join("ab"[k] if k < 2 else "<c>" for k in y) + "\n")
+    assert run("score x.npy labels.csv --report r.html --plots drawn --classes a,b,<c> --json -") == 0
+    assert json.loads(capsys.readouterr().out)["nll"] == fastxent.score(z, y).nll
+    page = (tmp_path / "r.html").read_text("utf-8")
+    for name in ("x.npy", "labels.csv"):
+        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() in page
+    assert "fastxent score x.npy labels.csv --report r.html" in " ".join(Words(page).text)
+    assert "&lt;c&gt;" in page
+    drawn = {"reliability", "nll", "classes", "confusion"}
+    assert {p.name for p in (tmp_path / "drawn").iterdir()} == {f"{d}.{form}" for d in drawn for form in ("png", "svg")}
+    assert not list(tmp_path.rglob(".*"))
+    for line in (*2 * ["score x.npy y.npy --resume s.state --report again.html"], "merge s.state --report merged.html"):
+        assert run(line) == 0
+    assert (tmp_path / "merged.html").read_text("utf-8").count("SHA-256") == 1
+
+
+@pytest.mark.parametrize("option", ["--report .", "--report -", "--report no/r.html", "--plots x.npy", "--plots no/d"])
+def test_a_place_that_cannot_be_written_is_refused_first(tmp_path, monkeypatch, capsys, option):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.zeros((2, 2)))
+    assert main(["score", "x.npy", "absent.npy", *option.split()]) == 2
+    assert option.split()[0] in capsys.readouterr().err
+
+
+def test_secrets_in_addresses_are_not_told():
+    from fastxent.cli_report import _command
+
+    told = _command(["score", "s3://key:word@bucket/x.npy", "https://host/y.npy?signature=abc"])
+    assert "word" not in told
+    assert "abc" not in told
+    assert "bucket/x.npy" in told
+
+
+def test_numbers_are_shown_with_the_digits_of_their_error():
+    assert text.decimals_of(0.0123) == 3
+    assert text.decimals_of(12.0) == 0
+    assert text.fixed(math.pi, text.decimals_of(0.0123)) == "3.142"
+    assert text.fixed(-math.inf) == "−∞"
