@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastxent.ahead import warmup
+    from fastxent.comparing import Comparer, Comparison, compare
     from fastxent.focal import focal_loss, focal_loss_value_and_grad
     from fastxent.gradients import binary_cross_entropy_value_and_grad, cross_entropy_value_and_grad
     from fastxent.linear import linear_cross_entropy, linear_cross_entropy_value_and_grad
@@ -31,12 +32,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Comparer",
+    "Comparison",
     "Score",
     "Scorer",
     "__version__",
     "binary_cross_entropy",
     "binary_cross_entropy_value_and_grad",
     "binary_log_loss",
+    "compare",
     "cross_entropy",
     "cross_entropy_value_and_grad",
     "entropy",
@@ -60,10 +64,13 @@ __all__ = [
 
 # Where a name lives, unless in losses.
 _HOMES = {
+    "Comparer": "comparing",
+    "Comparison": "comparing",
     "Score": "scoring",
     "Scorer": "scoring",
     "score": "scoring",
     "binary_cross_entropy_value_and_grad": "gradients",
+    "compare": "comparing",
     "cross_entropy_value_and_grad": "gradients",
     "focal_loss": "focal",
     "focal_loss_value_and_grad": "focal",

@@ -180,10 +180,10 @@ def _standard_error(state: State, n: int) -> float:
     if s == 0:
         return math.nan
     mean = r / s
-    return _square_root(max(rr - 2 * mean * sr + mean * mean * ss, Fraction(0)) / (s * s))
+    return square_root(max(rr - 2 * mean * sr + mean * mean * ss, Fraction(0)) / (s * s))
 
 
-def _square_root(x: Fraction) -> float:
+def square_root(x: Fraction) -> float:
     """sqrt(x), from an integer square root of at least 100 bits."""
     if x == 0:
         return 0.0

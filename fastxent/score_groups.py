@@ -75,7 +75,7 @@ class Groups:
             for start, stop, part, t, s in batch.slices(self._slice_rows(batch, by)):
                 n = stop - start
                 cuts = [start + n * k // threads for k in range(threads + 1)]
-                pieces = list(pool.map(lambda low, high: _numbered(by[low:high]), cuts, cuts[1:]))
+                pieces = list(pool.map(lambda low, high: numbered(by[low:high]), cuts, cuts[1:]))
                 codes = [self._codes(by[low + firsts]) for low, (_, firsts, _) in zip(cuts, pieces)]
                 call, labels = score_call(options, batch, part, t), t if batch.is_hard else NO_LABELS
                 ids = NO_LABELS if names is None else names[start:stop]
@@ -246,16 +246,16 @@ class Groups:
         return shard
 
 
-def _numbered(by: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def numbered(by: np.ndarray, most: int = MOST_GROUPS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Each row's number by its name, in order of appearance; each number's first row, and how many rows it has."""
     words = by.reshape(-1, 1) if by.dtype.kind == "i" else _text_words(by)
     codes, m = np.empty(by.size, np.int64), 512
     while True:
-        firsts, counts = np.empty((2, min(m, MOST_GROUPS + 1)), np.int64)
+        firsts, counts = np.empty((2, min(m, most + 1)), np.int64)
         n = int(kernels.number_words(words, codes, firsts, counts, np.full(4 * m, -1, np.int64)))
         if n >= 0:
             return codes, firsts[:n], counts[:n]
-        if m > MOST_GROUPS:
+        if m > most:
             raise ValueError(TOO_MANY)
         m *= 16
 
@@ -266,20 +266,20 @@ def _text_words(by: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(by, f"U{2 * n_words}").view(np.int64).reshape(by.size, n_words)
 
 
-def as_groups(by: Any, shape: tuple[int, ...]) -> np.ndarray:
+def as_groups(by: Any, shape: tuple[int, ...], name: str = "by") -> np.ndarray:
     """Names of groups: flat, contiguous, int64 or fixed-width strings."""
     array = by if isinstance(by, np.ndarray) else np.asarray(by)
     if array.dtype.kind == "O":
         missing = [i for i, value in enumerate(array.ravel().tolist()) if not isinstance(value, str)]
         if missing:
             value = array.ravel()[missing[0]]
-            raise TypeError(f"by: row {missing[0]} is {value!r:.60}; need integers or strings")
+            raise TypeError(f"{name}: row {missing[0]} is {value!r:.60}; need integers or strings")
         array = np.array(array.tolist(), dtype=np.str_).reshape(array.shape)
     if array.dtype.kind not in "biuU":
-        raise TypeError(f"by: dtype {array.dtype} is not supported; need integers or strings")
+        raise TypeError(f"{name}: dtype {array.dtype} is not supported; need integers or strings")
     if array.shape != shape:
-        raise ValueError(f"by: shape {array.shape}; need one a row, shape {shape}")
+        raise ValueError(f"{name}: shape {array.shape}; need one a row, shape {shape}")
     if array.dtype.kind == "u" and array.size and int(array.max()) > 2**63 - 1:
-        raise ValueError(f"by: {array.max()} does not fit in 64 bits with a sign")
+        raise ValueError(f"{name}: {array.max()} does not fit in 64 bits with a sign")
     kind = array.dtype if array.dtype.kind == "U" else np.int64
     return np.ascontiguousarray(array, kind).reshape(-1)

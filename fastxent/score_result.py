@@ -151,7 +151,7 @@ class Score:
 
     def __eq__(self, other: object) -> bool:
         """Whether every figure has the same bits (NaN equals NaN)."""
-        return isinstance(other, Score) and _bits(self._values()) == _bits(other._values())
+        return isinstance(other, Score) and bits_of(self._values()) == bits_of(other._values())
 
     def __hash__(self) -> int:
         return hash((self.n, self.nll))
@@ -263,14 +263,14 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _bits(value: Any) -> Any:
+def bits_of(value: Any) -> Any:
     """Something that compares equal only for the same bits."""
     if isinstance(value, float):
         return value.hex()
     if isinstance(value, np.ndarray):
         return value.dtype.str, value.shape, value.tobytes()
     if isinstance(value, Mapping):
-        return [(k, _bits(v)) for k, v in value.items()]
+        return [(k, bits_of(v)) for k, v in value.items()]
     if isinstance(value, Score):
-        return _bits(value._values())
-    return [_bits(v) for v in value] if isinstance(value, (tuple, list)) else value
+        return bits_of(value._values())
+    return [bits_of(v) for v in value] if isinstance(value, (tuple, list)) else value

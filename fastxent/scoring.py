@@ -186,13 +186,13 @@ class Scorer:
             normalize=normalize,
             sum_tol=sum_tol,
             temperature=checks.as_temperature(temperature),
-            top_k=tuple(sorted({_whole(k, "top_k", 1) for k in top_k})),
-            bins=_whole(bins, "bins", 1, 10_000),
-            worst=_whole(worst, "worst", 0, 1_000_000),
+            top_k=tuple(sorted({as_whole(k, "top_k", 1) for k in top_k})),
+            bins=as_whole(bins, "bins", 1, 10_000),
+            worst=as_whole(worst, "worst", 0, 1_000_000),
             invalid=invalid,
         )
         self._axis, self._threads = axis, threads
-        self._n_classes = None if n_classes is None else _whole(n_classes, "n_classes", 1)
+        self._n_classes = None if n_classes is None else as_whole(n_classes, "n_classes", 1)
         self._state: State | Groups | None = None
         self._claimed: Rows = {}
         self._next = 0
@@ -259,13 +259,13 @@ class Scorer:
             raise ValueError(f"predictions: {z.n_classes} classes, but this score card has {self._n_classes}")
         if self._state is not None and batch.is_hard != self._state.hard:
             raise ValueError("target: class indices and distributions do not go into one score card")
-        first = self._next if start is None else _whole(start, "start", 0)
+        first = self._next if start is None else as_whole(start, "start", 0)
         if source is not None and (start is None or not isinstance(source, str)):
             raise TypeError(f"source: {source!r:.60} needs to be a string, and start the position in it")
         claimed: Rows = {}
         if start is not None and z.n_rows:
             claimed = _joined(self._claimed, {source or "": [(first, first + z.n_rows)]}, "start")
-        names = _as_names(ids, z.shape)
+        names = as_names(ids, z.shape)
         kind = State if by is None else Groups
         state = self._state if self._state is not None else kind(options, z.n_classes, batch.is_hard)
         if not isinstance(state, kind):
@@ -407,7 +407,7 @@ class Scorer:
             raise ValueError(f"{name}: the score state contradicts itself ({error!r})") from None
 
 
-def _whole(value: Any, name: str, low: int, high: int = INT64_MAX // 2) -> int:
+def as_whole(value: Any, name: str, low: int, high: int = INT64_MAX // 2) -> int:
     """An integer from low to high."""
     if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
         raise TypeError(f"{name}: {value!r:.60} is not an integer")
@@ -418,7 +418,7 @@ def _whole(value: Any, name: str, low: int, high: int = INT64_MAX // 2) -> int:
 
 
 def ids_of(ids: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Names of the rows: integers, one a row; the values are checked by `_as_names`."""
+    """Names of the rows: integers, one a row; the values are checked by `as_names`."""
     array, _ = as_array(ids, "ids")
     if array.dtype.kind not in "iu":
         raise TypeError(f"ids: dtype {array.dtype} is not supported; need integers")
@@ -427,7 +427,7 @@ def ids_of(ids: Any, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def _as_names(ids: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+def as_names(ids: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     """Names of the rows: int64, contiguous, flat."""
     if ids is None:
         return None

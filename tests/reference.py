@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from fractions import Fraction
 
 import mpmath
 import numpy as np
@@ -431,3 +432,29 @@ def exact_binary_log_loss(p, t, pos_weight=1.0, eps=0.0):
         p = min(max(p, exact(eps)), 1 - exact(eps))
     positive = exact(pos_weight) * t * (-EXACT.log(p) if p else INF) if t else EXACT.mpf(0)
     return positive + ((1 - t) * (-EXACT.log1p(-p) if p != 1 else INF) if t != 1 else 0)
+
+
+# ---- two models on the same rows ------------------------------------------------------------------------------------
+
+
+def paired_difference(d, sample_weight=None, cluster=None):
+    """(mean, standard error, degrees of freedom) of differences d, in rational arithmetic up to the square root."""
+    s = [Fraction(1)] * len(d) if sample_weight is None else [Fraction(float(w)) for w in sample_weight]
+    d = [Fraction(float(x)) for x in d]
+    rows = [i for i in range(len(d)) if s[i]]
+    total = sum(s[i] for i in rows)
+    mean = sum(s[i] * d[i] for i in rows) / total
+    parts = {}
+    for i in rows:
+        key = i if cluster is None else cluster[i]
+        parts[key] = parts.get(key, 0) + s[i] * (d[i] - mean)
+    n = len(parts)
+    variance = Fraction(n, n - 1) * sum(e * e for e in parts.values()) / total**2
+    return float(mean), math.sqrt(variance), n - 1
+
+
+def holm(p_values):
+    """Adjusted p-values: the largest, over the smaller ones and this one, of p times the hypotheses that are left."""
+    ranked = sorted(p_values)
+    m = len(ranked)
+    return [min(1.0, max((m - k) * ranked[k] for k in range(m) if ranked[k] <= p)) for p in p_values]

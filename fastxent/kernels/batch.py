@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import typeof, types
 
-from fastxent.kernels import brier, cards, chunks, distributions, elementary, focal
+from fastxent.kernels import brier, cards, chunks, distributions, elementary, focal, hits
 from fastxent.kernels import temperature as tempering
 from fastxent.kernels.blocks import (  # noqa: F401  (the reasons are this module's, to its callers)
     CARD,
@@ -334,6 +334,14 @@ def hard_brier(probs, labels, s, sum_tol):
     """Brier score (0 to 2) of probabilities and class indices."""
     options = settings(probs.shape[2], sum_tol=sum_tol)
     return Call(brier.brier_rows, probs, probs, options, probs.size, labels, s)
+
+
+def label_hits(z, labels, losses, sure_hit, sure_miss):
+    """1.0 where the label is the first largest class, of rows whose losses tell unless they are between the two."""
+    integers, reals = settings(z.shape[2])
+    reals = reals.copy()
+    reals[hits.SURE_HIT], reals[hits.SURE_MISS] = sure_hit, sure_miss
+    return Call(hits.hits, z, z, (integers, reals), z.size, labels, losses)
 
 
 def binary_cross_entropy(logits, target, s, pos_weight):

@@ -104,7 +104,7 @@ def n_groups(n_classes: int, n_bins: int, n_top: int, weighted: bool) -> int:
 
 
 @inline
-def _two_words(x, y):
+def product_words(x, y):
     """x y in two words: exact unless the second underflows (|x y| < 2^-969); it is 0 where the first is infinite."""
     high = x * y
     return high, select(maximum(high, -high) < math.inf, fma(x, y, -high), 0.0)
@@ -181,16 +181,16 @@ def _square(block, n, weighted):
     some = splat(np.int64(0))
     for i in range(0, n, 8):
         r = load(p, R * STRIDE + i)
-        high, low = _two_words(r, r)
+        high, low = product_words(r, r)
         store(p, RR_HIGH * STRIDE + i, high)
         store(p, RR_LOW * STRIDE + i, low)
         some = some | bits(low)
         if weighted:
             s = load(p, S * STRIDE + i)
-            high, low = _two_words(s, s)
+            high, low = product_words(s, s)
             store(p, SS_HIGH * STRIDE + i, high)
             store(p, SS_LOW * STRIDE + i, low)
-            high, low = _two_words(s, r)
+            high, low = product_words(s, r)
             store(p, SR_HIGH * STRIDE + i, high)
             store(p, SR_LOW * STRIDE + i, low)
     return any_lane(some != 0)
