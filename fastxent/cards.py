@@ -12,6 +12,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from fastxent.demo import Result
+    from fastxent.score_intervals import Bootstrap
     from fastxent.score_linear import LinearScore
     from fastxent.scoring import Score
 
@@ -37,6 +38,8 @@ def score_card(score: "Score", title: str, footer: str) -> Group:
         How it came about, such as `speed`.
     """
     parts: list[Any] = [Text(title, "bold"), _what(score), "", _figures(score)]
+    if score.bootstrap is not None:
+        parts += ["", _spreads(score.bootstrap)]
     if score.reliability is not None and score.n:
         parts += ["", _calibration(score)]
     if score.groups is not None:
@@ -168,6 +171,23 @@ def _calibration(score: "Score") -> Table:
             Text(f"{gap:+.4f}", "red" if abs(gap) > 0.05 else "yellow" if abs(gap) > 0.01 else "green"),
         )
     return table
+
+
+def _spreads(bootstrap: "Bootstrap") -> Table:
+    table = _table(f"{bootstrap.n:,} replicates", "std err", "2.5 %", "97.5 %")
+    for name, figure in bootstrap.figures.items():
+        shown = f"{figure.se:.2g}", f"{figure.low:.6g}", f"{figure.high:.6g}"
+        table.add_row(_NAMES.get(name, name.replace("_", " ").replace("top ", "top-")), *shown)
+    return table
+
+
+_NAMES = {
+    "nll": "NLL",
+    "brier": "Brier score",
+    "entropy": "mean entropy",
+    "confidence": "mean confidence",
+    "ece": "calibration error",
+}
 
 
 def _groups(groups: Any) -> list[Any]:

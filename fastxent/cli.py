@@ -120,6 +120,10 @@ def score(
     top_k: Annotated[str, _option("Accuracies to count.", _SHOW, show_default=True, metavar="K,K")] = "1,5",
     bins: Annotated[int, _option("Bins of the calibration.", _SHOW, show_default=True)] = 15,
     worst: Annotated[int, _option("Rows of highest NLL to keep.", _SHOW, show_default=True)] = 20,
+    bootstrap: Annotated[
+        int, _option("Replicates of a bootstrap, for intervals of every figure: 2000, say.", _SHOW, metavar="N")
+    ] = 0,
+    seed: Annotated[int, _option("Decides what they draw.", _SHOW, show_default=True)] = 0,
     json: JsonOption = None,
     report: ReportOption = None,
     plots: PlotsOption = None,
@@ -206,6 +210,8 @@ def score(
         "bins": bins,
         "worst": worst,
         "invalid": invalid.value,
+        "bootstrap": bootstrap,
+        "seed": seed,
     }
     output = Output(context.obj, report, plots)
     job = Job(predictions, target, wanted, options, first_row)

@@ -3,6 +3,7 @@
 Nothing here calls libm: square roots, divisions and rational arithmetic round the same way on every machine.
 """
 
+import dataclasses
 import math
 from fractions import Fraction
 from typing import Any
@@ -15,6 +16,7 @@ from fastxent.kernels import scorecard as card
 from fastxent.kernels.batch import exp_scalar
 from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_fraction, exact_sum_value
 from fastxent.kernels.pairs import sorted_pairs
+from fastxent.score_intervals import intervals
 from fastxent.score_result import ClassTable, Confusion, Histogram, Reliability, Score, WorstRow
 from fastxent.score_state import State
 
@@ -65,7 +67,7 @@ def summarise(state: State) -> Score:
     figures = _label_figures(state, nll, weight) if hard else dict.fromkeys(_LABEL_FIGURES)
     used = int(counts[card.WORST_USED])
     worst = zip(tally.worst_id[:used].tolist(), tally.worst_label[:used].tolist(), tally.worst_nll[:used].tolist())
-    return Score(
+    result = Score(
         kind=state.options.kind,
         target="labels" if hard else ("distributions" if n_classes else "none"),
         n_classes=n_classes,
@@ -87,6 +89,9 @@ def summarise(state: State) -> Score:
         options={k: list(v) if isinstance(v, tuple) else v for k, v in vars(state.options).items()},
         **figures,
     )
+    if state.replicates is not None:
+        result = dataclasses.replace(result, bootstrap=intervals(state.replicates, vars(result)))
+    return result
 
 
 def nll_edges() -> np.ndarray:

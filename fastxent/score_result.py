@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastxent.intervals import wilson
+from fastxent.score_intervals import Bootstrap
 from fastxent.score_state import ARITHMETIC
 
 SCHEMA = "fastxent.score/1"
@@ -117,6 +118,8 @@ class Score:
         What was asked for.
     groups : mapping or None
         With `by`: the Score of each group's rows, by the group's name; its `table()` has the main figures of all.
+    bootstrap : Bootstrap or None
+        With `bootstrap`: standard errors and 95 % intervals of the figures, and their replicates.
     """
 
     kind: str
@@ -148,6 +151,7 @@ class Score:
     worst: tuple[WorstRow, ...]
     options: dict[str, Any]
     groups: "Mapping[int | str, Score] | None" = None
+    bootstrap: Bootstrap | None = None
 
     def __eq__(self, other: object) -> bool:
         """Whether every figure has the same bits (NaN equals NaN)."""
@@ -195,6 +199,7 @@ class Score:
             "f1"} hold lists. "confusion": {"n_pairs": how many pairs occur, "label", "predicted", "n": lists}, the
             10,000 pairs with the most rows when there are more. "worst": a list of {"id", "label", "nll"}. "groups": a
             list of {"value": the group's name, and those attributes of its card that are numbers}, or None.
+            "bootstrap": {"n", "seed", "figures": {name: {"se", "low", "high", "bias"}}}, or None.
 
         Examples
         --------
@@ -209,6 +214,8 @@ class Score:
             values["confusion"] = {"n_pairs": pairs.n.size, **{k: v[most] for k, v in pairs._asdict().items()}}
         if self.groups is not None:
             values["groups"] = [{"value": value, **card._numbers()} for value, card in self.groups.items()]
+        if self.bootstrap is not None:
+            values["bootstrap"] = {name: getattr(self.bootstrap, name) for name in ("n", "seed", "figures")}
         return plain({"schema": SCHEMA, "arithmetic": ARITHMETIC, **values})
 
     def __str__(self) -> str:

@@ -21,7 +21,7 @@ NO_LABELS = np.empty(0, np.int64)
 def add_batch(state: State, batch: Batch, names: np.ndarray | None, first: int) -> State:
     """The state with a batch's rows added; what fails halfway leaves it as it was."""
     n_rows, n_classes = batch.predictions.n_rows, batch.predictions.n_classes
-    in_two_steps = n_rows <= PIECE_ROWS or n_classes > PARALLEL_CLASSES
+    in_two_steps = n_rows <= PIECE_ROWS or n_classes > PARALLEL_CLASSES or state.replicates is not None
     threads = 1 if in_two_steps else current_threads()
     weighted = state.weighted or batch.sample_weight is not None
     parts: list[State] = []
@@ -45,6 +45,9 @@ def add_batch(state: State, batch: Batch, names: np.ndarray | None, first: int) 
             mine = parts[0].add(sources[0], *given, *cuts[:2])
             if not all([mine, *(other.result() for other in others)]):
                 raise refusal(batch, call, start, n)
+            if parts[0].replicates is not None:
+                some = kernels.ScoreRows(*(column[:n] for column in rows))
+                parts[0].replicates.add(some, s if s.size or not weighted else np.ones(n), first + start)
     if parts and state.is_empty():
         state = parts[0]
     for part in parts:

@@ -20,6 +20,7 @@ from fastxent.kernels import scorecard as card
 from fastxent.kernels.exactsum import COMPACT_SIZE, STATE_SIZE, exact_sum_add_block, exact_sum_merge
 from fastxent.kernels.groups import weigh_counts
 from fastxent.kernels.pairs import compact_pairs
+from fastxent.score_replicates import Replicates
 
 # Raised whenever the same rows could give other bits than before: the kernels' arithmetic, or the card's boundaries.
 ARITHMETIC = 3
@@ -43,6 +44,8 @@ class Options:
     bins: int
     worst: int
     invalid: str
+    bootstrap: int = 0
+    seed: int = 0
 
 
 class State:
@@ -57,6 +60,8 @@ class State:
     weighted : bool
         Whether rows came with weights: the tally then sums weights too, 1.0 for a row that came without.
     tally : Tally
+    replicates : Replicates or None
+        The bootstrap's sums.
     """
 
     def __init__(self, options: Options, n_classes: int, hard: bool, weighted: bool = False) -> None:
@@ -64,6 +69,9 @@ class State:
         self.tops = np.array(options.top_k, np.int64)
         self.edges = np.arange(options.bins + 1) / options.bins
         self.tally = self._empty_tally()
+        top_k, bins = (options.top_k, options.bins) if hard else ((), 1)
+        known = options.bootstrap and n_classes
+        self.replicates = Replicates(options.bootstrap, options.seed, top_k, bins, weighted) if known else None
 
     def _empty_tally(self) -> card.Tally:
         c, bins, worst = (self.n_classes if self.hard else 0), self.options.bins, self.options.worst
@@ -137,6 +145,8 @@ class State:
             copy.weigh()
             other = copy
         self.absorb(other.tally)
+        if self.replicates is not None and other.replicates is not None:
+            self.replicates.merge(other.replicates)
         return self
 
     def absorb(self, tally: card.Tally) -> None:
@@ -149,6 +159,8 @@ class State:
         if self.weighted:
             return
         self.weighted = True
+        if self.replicates is not None:
+            self.replicates.weigh()
         old = self.tally
         counts, slots, c, bins = old.counts, old.slots, old.class_rows.shape[0], self.options.bins
         n = float(counts[card.KEPT])
@@ -206,7 +218,9 @@ class State:
             used = max(int(tally.counts[card.PAIRS_USED]), 1)  # none at all would look dense
             tally = tally._replace(pair_keys=tally.pair_keys[:used], pair_rows=tally.pair_rows[:used])
         tally = tally._replace(spill=tally.spill[: tally.counts[card.SPILL_USED]])
-        arrays = {name: a.astype(a.dtype.newbyteorder("<")) for name, a in {**tally._asdict(), **extra}.items()}
+        kept = {} if self.replicates is None else self.replicates.arrays()
+        named = {**tally._asdict(), **kept, **extra}
+        arrays = {name: a.astype(a.dtype.newbyteorder("<")) for name, a in named.items()}
         header = {
             **more,
             "arithmetic": ARITHMETIC,
@@ -263,6 +277,8 @@ def _rebuilt(header: dict[str, Any], deflated: bytes) -> tuple[State, dict[str, 
     tally = card.Tally(**{name: arrays.pop(name) for name in card.Tally._fields})
     _refuse_odd(tally, state.tally)
     state.tally = tally
+    if state.replicates is not None:
+        state.replicates.take(arrays)
     return state, arrays
 
 

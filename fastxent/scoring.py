@@ -47,6 +47,8 @@ def score(
     bins: int = 15,
     worst: int = 20,
     invalid: str = "raise",
+    bootstrap: int = 0,
+    seed: int = 0,
     axis: int = -1,
     threads: int | None = None,
 ) -> Score:
@@ -82,6 +84,11 @@ def score(
         How many of the worst rows to list.
     invalid : {"raise", "count"}
         What to do about rows with a NaN or +inf, or all -inf: refuse them, or count them and leave them out.
+    bootstrap : int
+        Replicates of a Poisson bootstrap, for `Score.bootstrap`: standard errors and intervals of figures that have no
+        formula for them. 2000 are a good number; 0 for none. A row costs some 0.5 ns a replicate and thread.
+    seed : int
+        Decides, with a row's position, how often each replicate has the row: 0 to 2^64 - 1.
     axis : int
         The class axis.
     threads : int, optional
@@ -121,6 +128,8 @@ def score(
         bins=bins,
         worst=worst,
         invalid=invalid,
+        bootstrap=bootstrap,
+        seed=seed,
         axis=axis,
         threads=threads,
     )
@@ -132,7 +141,9 @@ class Scorer:
 
     Parameters
     ----------
-    kind, n_classes, ignore_index, eps, normalize, sum_tol, temperature, top_k, bins, worst, invalid, axis, threads
+    kind, n_classes, ignore_index, eps, normalize, sum_tol, temperature, top_k, bins, worst, invalid, bootstrap, seed
+        As in `score`.
+    axis, threads
         As in `score`.
 
     Attributes
@@ -170,6 +181,8 @@ class Scorer:
         bins: int = 15,
         worst: int = 20,
         invalid: str = "raise",
+        bootstrap: int = 0,
+        seed: int = 0,
         axis: int = -1,
         threads: int | None = None,
     ) -> None:
@@ -190,6 +203,8 @@ class Scorer:
             bins=as_whole(bins, "bins", 1, 10_000),
             worst=as_whole(worst, "worst", 0, 1_000_000),
             invalid=invalid,
+            bootstrap=as_whole(bootstrap, "bootstrap", 0, 1_000_000),
+            seed=as_whole(seed, "seed", 0, 2**64 - 1),
         )
         self._axis, self._threads = axis, threads
         self._n_classes = None if n_classes is None else as_whole(n_classes, "n_classes", 1)
@@ -263,8 +278,10 @@ class Scorer:
         if source is not None and (start is None or not isinstance(source, str)):
             raise TypeError(f"source: {source!r:.60} needs to be a string, and start the position in it")
         claimed: Rows = {}
-        if start is not None and z.n_rows:
+        if (start is not None or options.bootstrap) and z.n_rows:  # a replicate's rows are drawn by their positions
             claimed = _joined(self._claimed, {source or "": [(first, first + z.n_rows)]}, "start")
+        if by is not None and options.bootstrap:
+            raise ValueError("by: goes without bootstrap: groups have no replicates")
         names = as_names(ids, z.shape)
         kind = State if by is None else Groups
         state = self._state if self._state is not None else kind(options, z.n_classes, batch.is_hard)

@@ -458,3 +458,38 @@ def holm(p_values):
     ranked = sorted(p_values)
     m = len(ranked)
     return [min(1.0, max((m - k) * ranked[k] for k in range(m) if ranked[k] <= p)) for p in p_values]
+
+
+# ---- the bootstrap -------------------------------------------------------------------------------------------------
+
+
+def philox4x32(counter: np.ndarray, key: tuple[int, int], rounds: int = 10) -> np.ndarray:
+    """Philox4x32 (Salmon, Moraes, Dror, Shaw, SC 2011) of counters uint32[..., 4]."""
+    c, (k0, k1) = np.asarray(counter, np.uint64), key
+    low = np.uint64(0xFFFFFFFF)
+    for _ in range(rounds):
+        p, q = c[..., 0] * np.uint64(0xD2511F53), c[..., 2] * np.uint64(0xCD9E8D57)
+        shift = np.uint64(32)
+        c = np.stack(
+            [(q >> shift) ^ c[..., 1] ^ np.uint64(k0), q & low, (p >> shift) ^ c[..., 3] ^ np.uint64(k1), p & low], -1
+        )
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return c.astype(np.uint32)
+
+
+def poisson_of_bits(u: np.ndarray) -> np.ndarray:
+    """Counts of mean 1 from 16 random bits: the low three name a column, the others choose one of its two values."""
+    column, rest = u & 7, u >> 3
+    own = rest < np.array([4754, 7765, 8192, 4017, 1004, 200, 34, 6])[column]
+    return np.where(own, column, np.array([2, 2, 2, 0, 0, 0, 1, 1])[column])
+
+
+def bootstrap_counts(seed: int, rows: np.ndarray, n: int) -> np.ndarray:
+    """How often each of n replicates has each row, by its position: int[n_rows, n]."""
+    rows, b = np.asarray(rows, np.int64)[:, None], np.arange(n)[None, :]
+    pair = rows >> 1
+    number = 8 * (b // 32) + b % 16 // 2 + 0 * pair
+    counter = np.stack([number, pair % 2**32 + 0 * b, (pair >> 32) + 0 * b, 0 * number], -1)
+    word = 2 * (b % 32 // 16) + b % 2 + 0 * pair
+    drawn = np.take_along_axis(philox4x32(counter, (seed % 2**32, seed >> 32)), word[..., None], -1)[..., 0]
+    return poisson_of_bits(np.where(rows % 2 == 1, drawn >> 16, drawn & 0xFFFF).astype(np.int64))

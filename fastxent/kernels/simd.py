@@ -22,7 +22,7 @@ from fastxent.kernels.jit import INLINE
 __all__ = [
     "add_reduce", "any_lane", "bits", "by_type", "count_lanes", "fill", "first_lanes", "float32x16", "float64x8",
     "fma", "from_bits", "halves", "int32x16", "int64x8", "is_float32", "join", "lane_numbers", "max_reduce",
-    "maximum", "minimum", "select", "splat", "table", "to_real",
+    "maximum", "minimum", "select", "splat", "table", "to_real", "words",
 ]  # fmt: skip
 
 
@@ -320,6 +320,12 @@ def from_bits(typingctx, x):
     """The floats that have these bits."""
     kind = _cast_lanes(x, FLOAT_OF[_element(x)])
     return kind(x), lambda context, builder, sig, args: builder.bitcast(args[0], llvm_type(kind))
+
+
+@intrinsic
+def words(typingctx, x):
+    """The words of 8 x int64 as 16 x int32: the low one of each, then the high one."""
+    return int32x16(x), lambda context, builder, sig, args: builder.bitcast(args[0], llvm_type(int32x16))
 
 
 @intrinsic
