@@ -104,9 +104,9 @@ def softmax(start, stop, like, t_like, integers, reals, labels, class_weight, sa
     streaming = integers[FLAG] != 0 and o_view[3] == 1
     buffer, apart = copy_buffer(view, like, n, 0), np.empty(n if o_view[3] != 1 else 0, like.dtype)
     kept, spare = room(like, n + SPARE), room(like, 32)
-    terms = pointer(kept, 0)
     i = start
     while i < stop:
+        terms = pointer(kept, 0)  # here: Numba frees an array after its last use, whatever points into it
         m = min(block_rows(view, i, stop, n, 0), block_rows(o_view, i, stop, n, n))
         p, step = row_block(view, like, i, m, n, buffer)
         o = strided(o_view, like, i)
@@ -138,11 +138,11 @@ def log_softmax(start, stop, like, t_like, integers, reals, labels, class_weight
     buffer, other = copy_buffer(view, like, n, 0), copy_buffer(view, like, n, 0)
     apart = np.empty(n if o_view[3] != 1 else 0, like.dtype)
     kept = room(like, n + SPARE)
-    terms = pointer(kept, 0)
     # A block's rows are written between the reads of the next one's: memory does both at a time.
     i, waiting, step = start, 0, 0
     p = strided(view, like, start)
     while i < stop or waiting > 0:
+        terms = pointer(kept, 0)  # here, as in softmax
         m, held, held_step = 0, p, step
         if i < stop:
             m = min(block_rows(view, i, stop, n, 0), block_rows(o_view, i, stop, n, n))
