@@ -157,12 +157,11 @@ def _confusion(state: State) -> Confusion:
     """The pairs that occur, sorted by label, then predicted."""
     tally, n_classes = state.tally, state.n_classes
     if tally.pair_keys.size:
-        keys, rows = sorted_pairs(tally.counts, tally.pair_keys, tally.pair_rows, tally.class_rows)
+        pairs = sorted_pairs(tally.counts, tally.pair_keys, tally.pair_rows, tally.class_rows)
     else:
         keys = np.flatnonzero(tally.pair_rows)
-        rows = tally.pair_rows[keys]
-    labels = keys // n_classes
-    return Confusion(*map(_fixed, (labels, keys - labels * n_classes, rows)))
+        pairs = *np.divmod(keys, n_classes), tally.pair_rows[keys]
+    return Confusion(*map(_fixed, pairs))
 
 
 def _standard_error(state: State, n: int) -> float:

@@ -1,6 +1,8 @@
 """A batch's rows into a score card's state: pieces of rows through the kernels, on as many threads as there are."""
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import wait
+from typing import Any
 
 import numpy as np
 
@@ -8,12 +10,15 @@ from fastxent import checks
 from fastxent.checks import Batch
 from fastxent.kernels import batch as kernels
 from fastxent.score_state import Options, State
-from fastxent.threads import current_threads
+from fastxent.threads import current_threads, helpers
 
-SLICE_ROWS = 1 << 20
+SLICE_ROWS = 1 << 23  # between two slices Ctrl-C is noticed
 SLICE_BYTES = 1 << 28
-PIECE_ROWS = 1 << 14  # a call of so few rows makes all its per-row figures first
-PARALLEL_CLASSES = 1 << 12  # with more classes than this, or one piece of rows, figures are added up on one thread
+FEW_ROWS = 1 << 14  # a call of so few rows makes all its per-row figures first
+PARALLEL_CLASSES = 1 << 12  # with more classes than this, or few rows, figures are added up on one thread
+PIECES = 4  # of a slice, for each thread, which takes one after the other: one that is held up does not hold up others
+PIECE_ELEMENTS = 1 << 21  # logits of a piece, and ROW_ELEMENTS for what a row costs besides: some 0.7 ms
+ROW_ELEMENTS = 32
 INVALID_RANK = -2
 NO_LABELS = np.empty(0, np.int64)
 
@@ -21,39 +26,53 @@ NO_LABELS = np.empty(0, np.int64)
 def add_batch(state: State, batch: Batch, names: np.ndarray | None, first: int) -> State:
     """The state with a batch's rows added; what fails halfway leaves it as it was."""
     n_rows, n_classes = batch.predictions.n_rows, batch.predictions.n_classes
-    in_two_steps = n_rows <= PIECE_ROWS or n_classes > PARALLEL_CLASSES or state.replicates is not None
+    in_two_steps = n_rows <= FEW_ROWS or n_classes > PARALLEL_CLASSES or state.replicates is not None
     threads = 1 if in_two_steps else current_threads()
     weighted = state.weighted or batch.sample_weight is not None
     parts: list[State] = []
-    rows = _new_rows(min(n_rows, PIECE_ROWS) if in_two_steps else 0)
-    max_rows = PIECE_ROWS if in_two_steps else SLICE_ROWS
-    with ThreadPoolExecutor(max(1, threads - 1)) as pool:  # starts no thread until one is asked for
-        for start, stop, z, t, s in batch.slices(max(1, min(max_rows, SLICE_BYTES // (8 * n_classes)))):
-            n = stop - start
-            if not parts:
-                whole = n == n_rows <= PIECE_ROWS  # nothing can fail after its rows have been made
-                parts = [state] if whole else [state.twin(weighted) for _ in range(threads)]
-            ids = NO_LABELS if names is None else names[start:stop]
-            call, labels = score_call(state.options, batch, z, t), t if batch.is_hard else NO_LABELS
-            if in_two_steps and not _make(call, rows, n, state.options.invalid):
-                raise refusal(batch, call, start, n)
-            sources = [kernels.made_rows(rows)] if in_two_steps else [call.source() for _ in parts]
-            given = labels, s, ids, first + start
-            cuts = [n * k // len(parts) for k in range(len(parts) + 1)]
-            work = list(zip(parts, sources, cuts, cuts[1:]))
-            others = [pool.submit(part.add, source, *given, *cut) for part, source, *cut in work[1:]]
-            mine = parts[0].add(sources[0], *given, *cuts[:2])
-            if not all([mine, *(other.result() for other in others)]):
-                raise refusal(batch, call, start, n)
-            if parts[0].replicates is not None:
-                some = kernels.ScoreRows(*(column[:n] for column in rows))
-                parts[0].replicates.add(some, s if s.size or not weighted else np.ones(n), first + start)
+    rows = _new_rows(min(n_rows, FEW_ROWS) if in_two_steps else 0)
+    max_rows = max(1, min(FEW_ROWS, SLICE_BYTES // (8 * n_classes))) if in_two_steps else SLICE_ROWS
+    for start, stop, z, t, s in batch.slices(max_rows):
+        n = stop - start
+        if not parts:
+            whole = n == n_rows <= FEW_ROWS  # nothing can fail after its rows have been made
+            parts = [state] if whole else [state.twin(weighted) for _ in range(threads)]
+        ids = NO_LABELS if names is None else names[start:stop]
+        call, labels = score_call(state.options, batch, z, t), t if batch.is_hard else NO_LABELS
+        if in_two_steps and not _make(call, rows, n, state.options.invalid):
+            raise refusal(batch, call, start, n)
+        sources = [kernels.made_rows(rows)] if in_two_steps else [call.source() for _ in parts]
+        if weighted and not s.size:
+            s = np.ones(n)  # here, once for all pieces
+        given = labels, s, ids, first + start
+        pieces = iter(_pieces(n, n_classes, threads))
+        others = [helpers().submit(_add, part, source, given, pieces) for part, source in zip(parts[1:], sources[1:])]
+        try:
+            added = _add(parts[0], sources[0], given, pieces)
+        finally:
+            wait(others)
+        if not all([added, *(other.result() for other in others)]):
+            raise refusal(batch, call, start, n)
+        if parts[0].replicates is not None:
+            some = kernels.ScoreRows(*(column[:n] for column in rows))
+            parts[0].replicates.add(some, s, first + start)
     if parts and state.is_empty():
         state = parts[0]
     for part in parts:
         if part is not state:
             state.merge(part)
     return state
+
+
+def _pieces(n: int, n_classes: int, threads: int) -> list[tuple[int, int]]:
+    """A slice's n rows in pieces, (start, stop) each."""
+    k = 1 if threads == 1 else max(threads, min(PIECES * threads, n * (n_classes + ROW_ELEMENTS) // PIECE_ELEMENTS))
+    return [(n * i // k, n * (i + 1) // k) for i in range(k)]
+
+
+def _add(part: State, source: Any, given: Any, pieces: Iterator[tuple[int, int]]) -> bool:
+    """Add to a part whatever piece comes next, as long as there are some; False where a row is refused."""
+    return all(part.add(source, *given, start, stop) for start, stop in pieces)
 
 
 def score_call(options: Options, batch: Batch, z: np.ndarray, t: np.ndarray) -> kernels.ScoreCall:

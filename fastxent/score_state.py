@@ -28,6 +28,7 @@ ARITHMETIC = 3
 _MAGIC = b"fastxent score state 2\n"
 _SPILL_ROOM = 64
 _PAIR_ROOM = 1 << 14
+_MANY_PAIRS = 1 << 18  # a list so long is sorted, to see whether it needs to grow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,12 +195,14 @@ class State:
     def _grow(self, pairs: int, spilled: int) -> None:
         """Make room for so many more pairs and spilled groups."""
         tally = self.tally
-        if tally.pair_keys.size and int(tally.counts[card.PAIRS_USED]) + pairs > tally.pair_keys.size:
-            compact_pairs(tally.counts, tally.pair_keys, tally.pair_rows, self.n_classes)
-            need = 2 * (int(tally.counts[card.PAIRS_USED]) + pairs)  # so that it is not full again soon
-            if need > tally.pair_keys.size:
-                more = np.zeros((2, 2 * need), np.int64)
-                more[:, : tally.pair_keys.size] = tally.pair_keys, tally.pair_rows
+        used, size = int(tally.counts[card.PAIRS_USED]), tally.pair_keys.size
+        if size and used + pairs > size:
+            if used >= _MANY_PAIRS:
+                compact_pairs(tally.counts, tally.pair_keys, tally.pair_rows, self.n_classes)
+                used = int(tally.counts[card.PAIRS_USED])
+            if 2 * (used + pairs) > size:  # so that it is not full again soon
+                more = np.empty((2, 4 * (used + pairs)), np.int64)
+                more[:, :used] = tally.pair_keys[:used], tally.pair_rows[:used]
                 tally = tally._replace(pair_keys=more[0], pair_rows=more[1])
         size, need = tally.spill.shape[0], int(tally.counts[card.SPILL_USED]) + spilled
         if need > size:

@@ -7,11 +7,12 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from operator import index
 
-__all__ = ["current_threads", "get_threads", "limited", "set_threads", "team"]
+__all__ = ["current_threads", "get_threads", "helpers", "limited", "set_threads", "team"]
 
 _process_limit: int | None = None
 _call_limit: ContextVar[int | None] = ContextVar("fastxent_threads", default=None)
@@ -21,6 +22,8 @@ _one_at_a_time = threading.Lock()
 
 # A child forked from a process whose OpenMP threads ran would be killed by its first parallel loop: it runs serially.
 _threads_lost = False
+
+_helpers: ThreadPoolExecutor | None = None
 
 
 def set_threads(threads: int | None) -> None:
@@ -100,6 +103,14 @@ def _limited(threads: int) -> Iterator[None]:
         _call_limit.reset(token)
 
 
+def helpers() -> ThreadPoolExecutor:
+    """Threads for kernels that run side by side without a parallel loop. They are kept: to start one takes 0.2 ms."""
+    global _helpers
+    if _helpers is None:
+        _helpers = ThreadPoolExecutor(os.cpu_count(), "fastxent")
+    return _helpers
+
+
 @contextmanager
 def team() -> Iterator[int]:
     """Hold what a parallel loop needs, and give the number of its threads; given 1, take the serial path instead.
@@ -144,8 +155,9 @@ def _numba_started() -> bool:
 
 
 def _after_fork() -> None:
-    global _one_at_a_time, _threads_lost
+    global _one_at_a_time, _threads_lost, _helpers
     _one_at_a_time = threading.Lock()  # another thread of the parent may have held it
+    _helpers = None
     if _numba_started():
         import numba
 

@@ -13,7 +13,7 @@ import pytest
 from scipy.special import log_softmax
 
 import fastxent
-from fastxent import score_rows
+from fastxent import score_rows, score_state
 from fastxent.kernels import batch
 from fastxent.scoring import Score, Scorer, score
 
@@ -289,8 +289,9 @@ def test_a_merged_part_stays_as_it_is():
 
 
 @pytest.mark.parametrize("few", [3, 3000])
-def test_many_pairs_are_counted_in_a_growing_list(few):
-    """The list is sorted and joined when it is full: pairs that come again and again, and ever new ones."""
+def test_many_pairs_are_counted_in_a_growing_list(few, monkeypatch):
+    """A list that is full is sorted and joined: pairs that come again and again, and ever new ones."""
+    monkeypatch.setattr(score_state, "_MANY_PAIRS", 1 << 14)
     rng = np.random.default_rng(7)
     c, n = 3000, 60_000
     y, predicted = rng.integers(0, few, n) * (c // few), rng.integers(0, c if few == c else 40, n)

@@ -1,7 +1,7 @@
 """The list of wrong (label, predicted) pairs, where there are too many classes for a counter each.
 
 pair_keys[k] = label * C + predicted and pair_rows[k], how many rows: new pairs go to the end of the list, at the speed
-of memory, and when it is full it is sorted and equal pairs become one. Right pairs are counted by class: class_rows,
+of memory; a long list that is full is sorted, and equal pairs become one. Right pairs are counted by class: class_rows,
 int64[C, 3], holds the rows with a label, those predicted right, and those predicted as it.
 """
 
@@ -45,15 +45,14 @@ def add_pairs(counts, pair_keys, pair_rows, more_keys, more_rows, n):
 def compact_pairs(counts, pair_keys, pair_rows, n_classes):
     """Sort the list and join equal pairs."""
     n = counts[PAIRS_USED]
-    keys, rows = _sorted(pair_keys[:n].copy(), pair_rows[:n].copy(), n_classes)
-    n = _joined(keys, rows)
+    keys, rows, _, n = _joined(pair_keys[:n].copy(), pair_rows[:n].copy(), n, n_classes)
     counts[PAIRS_USED] = 0
     add_pairs(counts, pair_keys, pair_rows, keys, rows, n)
 
 
 @compiled
 def sorted_pairs(counts, pair_keys, pair_rows, class_rows):
-    """The pairs that occur, as label * C + predicted in rising order, and their rows: int64[n] each."""
+    """The pairs that occur, by label, then by prediction: labels, predictions and rows, int64[n] each."""
     n, n_classes = counts[PAIRS_USED], class_rows.shape[0]
     keys, rows = np.empty(n + n_classes, np.int64), np.empty(n + n_classes, np.int64)
     for k in range(n):
@@ -62,16 +61,23 @@ def sorted_pairs(counts, pair_keys, pair_rows, class_rows):
         if class_rows[k, 1] != 0:
             keys[n], rows[n] = k * n_classes + k, class_rows[k, 1]
             n += 1
-    keys, rows = _sorted(keys[:n], rows[:n], n_classes)
-    n = _joined(keys, rows)
-    return keys[:n].copy(), rows[:n].copy()
+    keys, rows, labels, n = _joined(keys, rows, n, n_classes)
+    label = 0
+    for k in range(n):
+        while keys[k] >= (label + 1) * n_classes:
+            label += 1
+        labels[k] = label
+        keys[k] -= label * n_classes
+    return labels[:n], keys[:n], rows[:n]
 
 
-@compiled
-def _sorted(keys, rows, n_classes):
-    """Pairs by rising key: counting sorts by RADIX_BITS bits at a time, the lowest first. Overwrites its arguments."""
-    n = keys.size
-    more_keys, more_rows = np.empty(n, np.int64), np.empty(n, np.int64)
+@inline
+def _joined(keys, rows, n, n_classes):
+    """The first n pairs by rising key, equal ones joined; a spare array; how many are left. Overwrites its arguments.
+
+    Counting sorts by RADIX_BITS bits at a time, the lowest first, then neighbours are compared.
+    """
+    more_keys, more_rows = np.empty(keys.size, np.int64), np.empty(keys.size, np.int64)
     shift = 0
     while (n_classes * n_classes - 1) >> shift > 0:
         places = np.zeros((1 << RADIX_BITS) + 1, np.int64)
@@ -85,17 +91,11 @@ def _sorted(keys, rows, n_classes):
             places[j] += 1
         keys, more_keys, rows, more_rows = more_keys, keys, more_rows, rows
         shift += RADIX_BITS
-    return keys, rows
-
-
-@inline
-def _joined(keys, rows):
-    """Join equal neighbours, in place. Returns how many are left."""
     last = -1
-    for i in range(keys.size):
+    for i in range(n):
         if last >= 0 and keys[last] == keys[i]:
             rows[last] += rows[i]
         else:
             last += 1
             keys[last], rows[last] = keys[i], rows[i]
-    return last + 1
+    return keys, rows, more_keys, last + 1
