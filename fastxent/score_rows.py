@@ -22,6 +22,8 @@ ROW_ELEMENTS = 32
 INVALID_RANK = -2
 NO_LABELS = np.empty(0, np.int64)
 
+Given = tuple[np.ndarray, np.ndarray, np.ndarray, int]  # a slice's labels, weights and ids, and the first row's id
+
 
 def add_batch(state: State, batch: Batch, names: np.ndarray | None, first: int) -> State:
     """The state with a batch's rows added; what fails halfway leaves it as it was."""
@@ -70,7 +72,7 @@ def _pieces(n: int, n_classes: int, threads: int) -> list[tuple[int, int]]:
     return [(n * i // k, n * (i + 1) // k) for i in range(k)]
 
 
-def _add(part: State, source: Any, given: Any, pieces: Iterator[tuple[int, int]]) -> bool:
+def _add(part: State, source: tuple[Any, ...], given: Given, pieces: Iterator[tuple[int, int]]) -> bool:
     """Add to a part whatever piece comes next, as long as there are some; False where a row is refused."""
     return all(part.add(source, *given, start, stop) for start, stop in pieces)
 
