@@ -62,7 +62,9 @@ class Output:
         """Write a score card's report and plots; ``names`` are the classes'."""
         from fastxent.report.score import score_page
 
-        self.write(lambda run: score_page(score, title, run, names), inputs, score.options, tell)
+        of_probs = {"eps", "normalize", "sum_tol"} if score.kind != "probs" else set()
+        options = {name: value for name, value in score.options.items() if name not in of_probs}
+        self.write(lambda run: score_page(score, title, run, names), inputs, options, tell)
 
     def write(
         self,
@@ -131,10 +133,11 @@ def _files_of(given: str) -> list[str]:
     return found
 
 
-def _command(arguments: Sequence[str]) -> str:
-    from fastxent.report.text import shown
+def _command(arguments: Sequence[str]) -> list[str]:
+    """The words of a command, as a shell takes them."""
+    from fastxent.report.text import printable
 
-    return shown(shlex.join(["fastxent", *map(_without_secrets, arguments)]))
+    return ["fastxent", *(printable(shlex.quote(_without_secrets(word))) for word in arguments)]
 
 
 def _without_secrets(text: str) -> str:

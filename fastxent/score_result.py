@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastxent.intervals import wilson
+from fastxent.report import notebook, plots
+from fastxent.score_frames import columns_of, frame
 from fastxent.score_intervals import Bootstrap
 from fastxent.score_state import ARITHMETIC
 
@@ -217,6 +219,72 @@ class Score:
         if self.bootstrap is not None:
             values["bootstrap"] = {name: getattr(self.bootstrap, name) for name in ("n", "seed", "figures")}
         return plain({"schema": SCHEMA, "arithmetic": ARITHMETIC, **values})
+
+    def to_frame(self, table: str = "figures", *, backend: str | None = None) -> Any:
+        """One of the tables as a data frame.
+
+        Parameters
+        ----------
+        table : str
+            "figures": one row of the figures that are numbers, so that those of many models go under each other;
+            "groups": such a row for every group; "classes", "reliability", "nll_histogram" (bins by `low` and `high`),
+            "confusion", "worst".
+        backend : {"pandas", "polars", "pyarrow"}, optional
+            By default the first of them that was imported already, or that is installed.
+
+        Returns
+        -------
+        pandas.DataFrame, polars.DataFrame or pyarrow.Table
+
+        Raises
+        ------
+        ValueError
+            Where there is no such table.
+        ImportError
+            Where none of the libraries is installed.
+
+        Examples
+        --------
+        >>> import numpy as np, fastxent
+        >>> card = fastxent.score(np.array([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), [0, 1, 1])
+        >>> card.to_frame("classes", backend="pyarrow").column("recall").to_pylist()
+        [1.0, 0.5]
+        """
+        return frame(columns_of(self, table), backend)
+
+    def plot_reliability(self, ax: Any = None) -> Any:
+        """Draw accuracy by confidence, with 95 % intervals, by Matplotlib.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to; by default those of a new figure of pyplot's.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        ValueError
+            For targets that are distributions.
+        ImportError
+            Where Matplotlib is missing.
+        """
+        if self.reliability is None:
+            raise ValueError("plot_reliability: needs targets that are class indices")
+        if ax is None:
+            try:
+                from matplotlib import pyplot
+            except ImportError:
+                raise ImportError("plot_reliability needs Matplotlib: pip install 'fastxent[report]'") from None
+            ax = pyplot.subplots()[1]
+        plots.reliability(ax, self)
+        return ax
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        return notebook.score_html(self)
 
     def __str__(self) -> str:
         """A short table."""

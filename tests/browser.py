@@ -100,6 +100,7 @@ class Browser:
 
     def pdf(self):
         """The page as it is printed."""
+        self.media("")
         return base64.b64decode(self.call("Page.printToPDF", printBackground=True, preferCSSPageSize=True)["data"])
 
     def close(self):

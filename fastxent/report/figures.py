@@ -24,13 +24,13 @@ def headline(score: "Score") -> list[Figure]:
     """The figures that come first."""
     low, high = score.nll_interval
     decimals = decimals_of(score.nll_se)
-    bits = f"{fixed(score.nll_bits, decimals)} bits" if score.n else ""
+    bits = f"negative log-likelihood; {fixed(score.nll_bits, decimals)} bits" if score.n else ""
     figures = [
-        Figure("Negative log-likelihood", fixed(score.nll, decimals), "nats", _range(low, high, decimals), bits),
+        Figure("Mean NLL", fixed(score.nll, decimals), "nats", _range(low, high, decimals), bits),
         _perplexity(score, low, high),
     ]
     if score.accuracy is not None:
-        figures.append(share("Accuracy", score.accuracy, score.accuracy_interval))
+        figures.append(share("Accuracy", score.accuracy, score.accuracy_interval, "the top class is the label"))
         figures.append(_calibration_error(score))
     else:
         figures.append(Figure("Brier score", fixed(score.brier, 5), "", "", "0 is perfect, 2 the worst"))
@@ -62,14 +62,14 @@ def others(score: "Score") -> list[Figure]:
     return figures
 
 
-def share(name: str, value: "float | None", interval: "tuple[float, float] | None") -> Figure:
+def share(name: str, value: "float | None", interval: "tuple[float, float] | None", note: str = "") -> Figure:
     """A share of rows, as per cent."""
     if interval is None or value is None or not math.isfinite(interval[0]):
-        return Figure(name, percent(value))
+        return Figure(name, percent(value), "", "", note)
     low, high = interval
     decimals = min(decimals_of(50 * (high - low)), 4)
     text = f"{100 * low:.{decimals}f} to {percent(high, decimals)}"
-    return Figure(name, percent(value, decimals), "", text)
+    return Figure(name, percent(value, decimals), "", text, note)
 
 
 def of_rows(score: "Score") -> str:
@@ -94,7 +94,7 @@ def _calibration_error(score: "Score") -> Figure:
     half = NORMAL_95 * score.ece_se
     decimals = decimals_of(half)
     interval = _range(max(0.0, score.ece - half), score.ece + half, decimals)
-    gap = "expected, over the bins of confidence"
+    gap = "expected (ECE)"
     return Figure("Calibration error", fixed(score.ece, decimals), "", interval, gap)
 
 

@@ -59,7 +59,7 @@ class File(NamedTuple):
 class Run(NamedTuple):
     """What was run."""
 
-    command: str
+    command: Sequence[str]  # its words
     when: str  # UTC
     facts: Sequence[tuple[str, str]]  # versions, options, times
     files: Sequence[File]

@@ -93,9 +93,9 @@ def nll_histogram(axes: Any, score: "Score") -> None:
     decades = [10.0**d for d in range(-6, 3) if edges[low + 1] <= 10.0**d <= edges[min(high + 1, n.size - 2)]]
     every = 1 if len(decades) <= 7 else 2
     marks = [(_place(edges, x), f"{x:g}" if x >= 1e-3 else f"1e{round(math.log10(x))}") for x in decades[::every]]
-    marks += labels
     if low == 0:
-        marks.insert(0, (0.5, "0"))
+        marks = [(0.5, "0"), *(mark for mark in marks if mark[0] > 5)]
+    marks += labels
     axes.set_xticks([x for x, _ in marks], [text for _, text in marks])
     axes.set_xlim(low - 0.6, max(at, high + 1.6))
     axes.set_ylim(bottom=0)
@@ -161,7 +161,7 @@ def confusion(axes: Any, score: "Score", names: Sequence[str]) -> list[int]:
     for label, predicted, n in zip(pairs.label[inside], pairs.predicted[inside], pairs.n[inside]):
         counts[place[int(label)], place[int(predicted)]] = n
     rows = np.maximum(1, score.classes.n[chosen])[:, None] if score.classes is not None else 1
-    shares, small = counts / rows, SMALL if len(chosen) <= 8 else 5.5
+    shares, small = counts / rows, SMALL if len(chosen) <= 8 else 6.5
     for i, j in np.argwhere(counts):
         colour = ACCENT if i == j else WARM
         alpha = 0.06 + 0.74 * math.sqrt(shares[i, j])
@@ -174,7 +174,7 @@ def confusion(axes: Any, score: "Score", names: Sequence[str]) -> list[int]:
     axes.tick_params(length=0, labelsize=SMALL, labelcolor=MUTED, bottom=False, labelbottom=False, labeltop=True)
     axes.xaxis.set_label_position("top")
     axes.set_xlabel("predicted", color=MUTED, fontsize=NORMAL)
-    axes.set_ylabel("label", color=MUTED, fontsize=NORMAL)
+    axes.set_ylabel("label", color=MUTED, fontsize=NORMAL, labelpad=8)
     for spine in axes.spines.values():
         spine.set_visible(False)
     return chosen
@@ -224,9 +224,9 @@ def _names_apart(axes: Any, x: Any, y: Any, names: Sequence[str]) -> None:
         if any(abs(v - w) < 0.06 and abs(u - t) < 0.25 for t, w in taken):
             continue
         taken.append((u, v))
-        side = "right" if u > 0.7 else "left"
+        side = "right" if u > 0.85 else "center"
         axes.annotate(
-            name, (px, py), xytext=(-5 if side == "right" else 5, 0), textcoords="offset points", ha=side, va="center",
+            name, (px, py), xytext=(0, 5), textcoords="offset points", ha=side, va="bottom",
             fontsize=SMALL, color=INK, parse_math=False, zorder=5,
         )  # fmt: skip
 

@@ -104,9 +104,9 @@ def _classes(score: "Score", names: Sequence[str]) -> Section:
         Column("rows", count),
         Column("NLL", fixed, "mean, nats"),
         Column("of loss", percent, "share of the whole loss"),
-        Column("recall", percent, "of the rows with this label, predicted right"),
-        Column("precision", percent, "of the rows predicted as this class, right"),
-        Column("F1", lambda x: fixed(x, 4)),
+        Column("recall", _tenth, "of the rows with this label, predicted right"),
+        Column("precision", _tenth, "of the rows predicted as this class, right"),
+        Column("F1", _third, "mean of recall and precision, harmonic"),
     ]
     figures = (table.n, table.nll, shares, table.recall, table.precision, table.f1)
     rows = [(names[k], *(values[k].item() for values in figures)) for k in chosen.tolist()]
@@ -173,6 +173,15 @@ def _worst(score: "Score", names: Sequence[str]) -> Section:
     if score.worst[0].label is None:
         columns, rows = [columns[0], columns[2]], [(row[0], row[2]) for row in rows]
     return Section("Worst rows", [], [Table(columns, rows, "", "", len(columns) - 2 if len(columns) > 2 else 1)])
+
+
+def _third(x: float) -> str:
+    return fixed(x, 3)
+
+
+def _tenth(x: float) -> str:
+    """Per cent with one decimal."""
+    return percent(x, 1)
 
 
 def _probability(x: float) -> str:

@@ -22,9 +22,13 @@ def shown(name: object) -> str:
     >>> shown("=cmd()") == "\u2060=cmd()"
     True
     """
-    text = str(name)
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-    return _WORD_JOINER + text if text[:1] in "=+-@" and text and not _is_number(text) else text
+    text = printable(str(name))
+    return _WORD_JOINER + text if text.startswith(("=", "+", "-", "@")) and not _is_number(text) else text
+
+
+def printable(text: str) -> str:
+    """The text with escapes for what cannot be printed."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _is_number(text: str) -> bool:
