@@ -178,7 +178,7 @@ def test_the_headline_is_the_score_s(reports):
     from scipy.stats import binomtest
 
     low, high = binomtest(round(hits), card.n).proportion_ci(method="wilson")
-    assert f"{100 * low:.1f} to {100 * high:.1f} %" in found
+    assert f"{100 * low:.2f} to {100 * high:.2f} %" in found
     assert card.accuracy_interval == pytest.approx((low, high), rel=1e-12)
 
 

@@ -76,6 +76,7 @@ class Page(NamedTuple):
     sections: Sequence[Section]
     run: Run
     notice: str = ""  # what a reader must know first
+    note: str = ""  # under the headline
 
     def drawings(self) -> list[Drawing]:
         """Every drawing on it."""

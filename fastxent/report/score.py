@@ -45,9 +45,15 @@ def score_page(score: "Score", title: str, run: Run, names: "Sequence[str] | Non
         notice = "No row was scored, so that there are no figures."
     elif score.accuracy is None:
         notice = "The target holds distributions: what needs one class a row, such as accuracy, is not defined."
+    note = "Under each figure its 95 % interval, where there is one."
+    if score.bootstrap is not None:
+        note = (
+            f"Under each figure its 95 % interval; where it has no formula, of {count(score.bootstrap.n)} replicates."
+        )
     if score.invalid:
         notice += f" {counted(score.invalid, 'row')} with NaN or +inf, or nothing but -inf: counted and left out."
-    return Page("score", shown(title), of_rows(score), headline(score), others(score), sections, run, notice.strip())
+    figures = headline(score), others(score)
+    return Page("score", shown(title), of_rows(score), *figures, sections, run, notice.strip(), note)
 
 
 def reliability_plot(score: "Score", name: str = "reliability") -> Plot:
