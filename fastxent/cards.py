@@ -64,7 +64,7 @@ def linear_card(score: "LinearScore", title: str, footer: str) -> Group:
         *((f"top-{k} accuracy", v, ".2%", "") for k, v in score.top_k_accuracy.items() if k != 1),
         ("mean reciprocal rank", score.mean_reciprocal_rank, ".6f", "1: every label's logit is the largest"),
     ]
-    parts: list[Any] = [Text(title, "bold"), Text(", ".join(what), "dim"), "", _lines(rows)]
+    parts: list[Any] = [Text(title, "bold"), Text(", ".join(what), "dim"), "", figure_lines(rows)]
     if score.worst:
         parts += ["", _worst(score)]
     return Group(*parts, "", Text(footer, "dim"))
@@ -88,7 +88,7 @@ def demo_card(result: "Result") -> Group:
         f"triple; each model then predicted every byte of the rest from none, one or two bytes before it: "
         f"{n:,} rows of 256 log-probabilities (float32) a model, made in chunks and scored as they came."
     )
-    table = _table("model", "bits/byte", "std err", "perplexity", "accuracy", "top-5", "ECE", "rows/s")
+    table = new_table("model", "bits/byte", "std err", "perplexity", "accuracy", "top-5", "ECE", "rows/s")
     for outcome in outcomes:
         s = outcome.score
         table.add_row(
@@ -140,10 +140,10 @@ def _figures(score: "Score") -> Table:
         ("skill", score.skill, ".6f", "1: perfect, 0: predicts the frequencies"),
         ("ROC AUC", score.roc_auc, ".6f", f"within {score.roc_auc_resolution or 0.0:.1g}"),
     ]
-    return _lines(rows)
+    return figure_lines(rows)
 
 
-def _lines(rows: Iterable[tuple[str, float | None, str, str]]) -> Table:
+def figure_lines(rows: Iterable[tuple[str, float | None, str, str]]) -> Table:
     """Figures with their names and notes."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column(style="cyan")
@@ -156,7 +156,7 @@ def _lines(rows: Iterable[tuple[str, float | None, str, str]]) -> Table:
 
 
 def _calibration(score: "Score") -> Table:
-    table = _table("confidence", "rows", "mean", "accuracy", "gap")
+    table = new_table("confidence", "rows", "mean", "accuracy", "gap")
     bins = score.reliability
     filled = [k for k in range(len(bins.n)) if bins.n[k]] if bins is not None else []
     if bins is None or len(filled) > MOST_BINS:
@@ -200,7 +200,7 @@ def _groups(groups: Any) -> list[Any]:
     parts: list[Any] = []
     for title, chosen in (("largest groups" if rest.size else "groups", shown), ("worst of the others", worst)):
         if chosen.size:
-            table = _table(title, "rows", "NLL", "std err", "accuracy", "ECE")
+            table = new_table(title, "rows", "NLL", "std err", "accuracy", "ECE")
             for k in chosen.tolist():
                 card = groups[figures.value[k]]
                 shares = [
@@ -214,13 +214,13 @@ def _groups(groups: Any) -> list[Any]:
 
 
 def _worst(score: "Score | LinearScore") -> Table:
-    table = _table("worst rows", "label", "NLL")
+    table = new_table("worst rows", "label", "NLL")
     for row in score.worst[:MOST_WORST]:
         table.add_row(str(row.id), "" if row.label is None else str(row.label), f"{row.nll:.6g}")
     return table
 
 
-def _table(first: str, *others: str) -> Table:
+def new_table(first: str, *others: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD if Console().is_terminal else None, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column(first, style="cyan", no_wrap=True)
     for name in others:

@@ -15,11 +15,12 @@ from typing import Annotated, Any
 
 import typer
 
+from fastxent.cli_compare import compare as _compare
 from fastxent.cli_options import HOW as _HOW
 from fastxent.cli_options import RUN as _RUN
 from fastxent.cli_options import SHOW as _SHOW
 from fastxent.cli_options import WHAT as _WHAT
-from fastxent.cli_options import JsonOption, PlotsOption, ReportOption
+from fastxent.cli_options import Invalid, JsonOption, Kind, PlotsOption, ReportOption
 from fastxent.cli_options import option as _option
 from fastxent.terminal import progress, refuse_bad_path, whole_numbers, write_json
 
@@ -35,21 +36,6 @@ app = typer.Typer(
 
 class Interrupted(Exception):
     """Ctrl-C, after a command has shown what there was to show."""
-
-
-class Kind(Enum):
-    """What the predictions are."""
-
-    logits = "logits"
-    log_probs = "log-probs"
-    probs = "probs"
-
-
-class Invalid(Enum):
-    """What to do about rows with a NaN or +inf, or all -inf."""
-
-    stop = "raise"
-    count = "count"
 
 
 class Method(Enum):
@@ -257,6 +243,9 @@ def score(
                 f"{resume} had rows already. The others: {footer}" if done else f"From {resume}, which was finished."
             )
         show(score_card(result, title, footer))
+
+
+app.command("compare")(_compare)
 
 
 @app.command()

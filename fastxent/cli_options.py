@@ -1,8 +1,24 @@
 """How options are declared, and those that several commands have."""
 
+from enum import Enum
 from typing import Annotated, Any
 
 import typer
+
+
+class Kind(Enum):
+    """What the predictions are."""
+
+    logits = "logits"
+    log_probs = "log-probs"
+    probs = "probs"
+
+
+class Invalid(Enum):
+    """What to do about rows with a NaN or +inf, or all -inf."""
+
+    stop = "raise"
+    count = "count"
 
 
 def option(help_text: str, panel: str | None = None, flag: str | None = None, **more: Any) -> Any:

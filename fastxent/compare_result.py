@@ -314,11 +314,12 @@ class Comparison:
             lines.append(f"{model.name:<{width}}  {model.rank:>4}  {model.nll:>8.6g}  {accuracy:>8}")
         for pair in self.pairs if len(self.pairs) == 1 else self.against_best():
             x = pair.nll
+            low, high = x.interval
             lines.append(
-                f"{pair.a} - {pair.b}: NLL {x.value:+.6g} nats (se {x.se:.2g}, 95 % {x.interval[0]:+.6g} to "
-                f"{x.interval[1]:+.6g}, p {x.p_value:.2g}); lower in {pair.won_by_a:.2%} of rows, higher in "
-                f"{pair.won_by_b:.2%}"
+                f"{pair.a} - {pair.b}: NLL {x.value:+.6g} nats (se {x.se:.2g}, 95 % {low:+.6g} to {high:+.6g}, "
+                f"p {x.p_value:.2g})"
             )
+            lines.append(f"rows won: {pair.a} {pair.won_by_a:.2%}, {pair.b} {pair.won_by_b:.2%}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:

@@ -91,14 +91,15 @@ def test_api_table_names_every_public_name():
     assert named == set(fastxent.__all__) - {"__version__"} | {f"fit.{name}" for name in fit.__all__}
 
 
-def test_options_table_names_every_option():
+@pytest.mark.parametrize(("command", "title"), [("score", "Command line"), ("compare", "Compare models")])
+def test_options_table_names_every_option(command, title):
     import typer
 
     from fastxent.cli import app
 
-    command = typer.main.get_command(app).commands["score"]
-    options = {o for p in command.params for o in p.opts if o.startswith("--") and o != "--help"}
-    assert {code.split()[0] for code in first_cells(section("Command line"))} == options
+    parameters = typer.main.get_command(app).commands[command].params
+    options = {o for p in parameters for o in p.opts if o.startswith("--") and o != "--help"}
+    assert {code.split()[0] for code in first_cells(section(title))} == options
 
 
 def test_comparison_has_the_benchmarks_rows():

@@ -26,6 +26,8 @@ class Chunk(NamedTuple):
     ids: np.ndarray | None
     start: int  # the position of the first row in the whole
     by: np.ndarray | None = None  # groups
+    cluster: np.ndarray | None = None  # groups whose rows depend on each other
+    others: tuple[np.ndarray, ...] = ()  # other models' predictions, of the same shape
 
     @property
     def n_rows(self) -> int:

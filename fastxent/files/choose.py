@@ -1,6 +1,7 @@
 """Which columns or members of the files are the predictions and the target."""
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from fastxent.files.base import ArrayFile, TableFile, listing, match_columns
@@ -19,6 +20,13 @@ class Wanted:
     axis: int = -1  # the class axis of arrays
     classes: str | None = None  # names of the classes with commas, or a file with one a line: the target is text
     by_column: str | None = None  # the group of each row: integers or text
+    cluster_column: str | None = None  # the rows that belong together, likewise
+
+    @property
+    def beside(self) -> set[str]:
+        """The columns or members that are named and neither predictions nor target."""
+        named = {self.weight_column, self.id_column, self.by_column, self.cluster_column}
+        return {name for name in named if name is not None}
 
 
 def prediction_names(file: Any, wanted: Wanted, used: set[str], classes: list[str]) -> list[str]:
@@ -45,16 +53,24 @@ def target_names(file: Any, wanted: Wanted, alone: bool) -> list[str]:
     if isinstance(file, ArrayFile):
         if not file.names and not alone:
             raise ValueError(f"target: {file.path} holds predictions alone; give a file with the target after it")
-        taken = {wanted.weight_column, wanted.id_column, wanted.by_column} - {None}
-        return _member_names(file, wanted.target_key, "target", "--target-key", taken if alone else None)
+        return _member_names(file, wanted.target_key, "target", "--target-key", wanted.beside if alone else None)
     if wanted.target_column is not None:
         return _once(match_columns(file.names, wanted.target_column, "--target-column", file.path), file)
-    rest = [name for name in file.names if name not in (wanted.weight_column, wanted.id_column, wanted.by_column)]
+    rest = [name for name in file.names if name not in wanted.beside]
     if alone and len(rest) == 1:
         return rest
     if "target" in file.names:
         return ["target"]
     raise ValueError(f"--target-column: say which column of {file.path} is the target; it has {listing(file.names)}")
+
+
+def no_predictions(file: Any, wanted: Wanted) -> set[str]:
+    """The names that hold no predictions in a file from which nothing else is read."""
+    target = {wanted.target_key or "target"}
+    if isinstance(file, TableFile):
+        pattern = wanted.target_column or "target"
+        target = {name for name in file.names for part in [pattern, *pattern.split(",")] if fnmatchcase(name, part)}
+    return wanted.beside | target
 
 
 def _member_names(file: Any, key: str | None, default: str, option: str, used: Any) -> list[str]:

@@ -38,7 +38,7 @@ def _column(column: Any, name: str, field: str, path: str, row: int) -> np.ndarr
         if field not in ("predictions", "target"):
             raise ValueError(f"{where}, column {name!r}: holds lists; need one value a row")
         return _lists(column, name, where, row)
-    if field == "by" and not pa.types.is_integer(kind):
+    if field in ("by", "cluster") and not pa.types.is_integer(kind):
         return _names(column, name, where)
     if pa.types.is_dictionary(kind):
         column, kind = column.dictionary_decode(), kind.value_type

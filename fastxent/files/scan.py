@@ -1,12 +1,15 @@
 """Predictions, target, weights and ids from one file or two, as chunks of the same rows."""
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 from fastxent.files import open_file, shards_of
 from fastxent.files.base import ArrayFile, Block, Chunk, TableFile, listing
-from fastxent.files.choose import Wanted, prediction_names, target_names
+from fastxent.files.beside import Beside
+from fastxent.files.choose import Wanted, no_predictions, prediction_names, target_names
 from fastxent.files.labels import Labels, read_classes
 from fastxent.files.read_ahead import read_ahead
 from fastxent.files.rows import Rows, rows_of
@@ -29,6 +32,8 @@ class Scan:
     rows : (int, int or None), optional
         The first row to read, and the one to stop before; None: all that follow. Rows count from 0 over the whole,
         class axis last. What is before the first is passed by without being read, but in a .csv or a compressed .npz.
+    others : sequence of (str, Wanted), optional
+        Other models' predictions of the same rows, and what to read of each.
 
     Attributes
     ----------
@@ -53,19 +58,24 @@ class Scan:
         target: str | None = None,
         wanted: Wanted | None = None,
         rows: "tuple[int, int | None] | None" = None,
+        others: "Sequence[tuple[str, Wanted]]" = (),
     ) -> None:
         wanted = wanted or Wanted()
         self.rows_read = self.bytes_read = 0
         classes = read_classes(wanted.classes) if wanted.classes is not None else []
         self._labels = Labels(classes)
-        paths = [shards_of(path) for path in (predictions, target) if path is not None]
+        own = [path for path in (predictions, target) if path is not None]
+        names = [*own, *(path for path, _ in others)]
+        paths = [shards_of(path) for path in names]
         files = [open_file(shards[0]) for shards in paths]
-        chosen = _chosen(files, wanted, classes)
+        chosen = _chosen(files[: len(own)], wanted, classes)
+        for file, (_, of_it) in zip(files[len(own) :], others):
+            chosen.append({"predictions": prediction_names(file, of_it, no_predictions(file, of_it), classes)})
         columns = chosen[0]["predictions"]
         self.class_names = classes or (columns if len(columns) > 1 else None)
 
         def rows_in(i: int, like: Rows | None) -> Rows:
-            whole = all(len(shards) == 1 for shards in paths)
+            whole = all(len(shards) == 1 for shards in paths[: len(own)])
             axis = wanted.axis if like is None else like.axis
 
             def opened(path: str) -> Rows:
@@ -76,10 +86,10 @@ class Scan:
 
             if len(paths[i]) == 1:
                 return opened(paths[i][0])
-            return ShardRows(target if i and target is not None else predictions, paths[i], opened)
+            return ShardRows(names[i], paths[i], opened)
 
         self._lead = rows_in(0, None)
-        self._other = rows_in(1, self._lead) if len(files) > 1 else None
+        self._other = rows_in(1, self._lead) if len(own) > 1 else None
         self.n_rows, self.n_classes = self._lead.n_rows, self._lead.n_classes
         if classes and self.n_classes not in (None, len(classes)):
             raise ValueError(f"--classes: {len(classes)} names, but {predictions} has {self.n_classes} classes")
@@ -88,6 +98,7 @@ class Scan:
             if None not in (self.n_rows, n_rows) and n_rows != self.n_rows:
                 raise ValueError(f"target: {target} has {n_rows} rows, {predictions} has {self.n_rows}")
             self.n_rows = n_rows if self.n_rows is None else self.n_rows
+        self._models = [Beside(rows_in(i, None), self._lead) for i in range(len(own), len(names))]
         self._start, self._stop = self._range(rows)
 
     @property
@@ -105,22 +116,26 @@ class Scan:
         """Yield the chunks, read ahead in a thread; predictions come with the class axis last."""
         for chunk in read_ahead(self._chunks()):
             self.rows_read += chunk.n_rows
-            self.bytes_read += chunk.predictions.nbytes
+            self.bytes_read += sum(array.nbytes for array in (chunk.predictions, *chunk.others))
             yield chunk
             del chunk  # so that its memory is used again
 
     def _chunks(self) -> Generator[Chunk, None, None]:
         at = self._start
+        for model in self._models:
+            model.begin(self._start, self._stop)
         for block in self._lead.blocks(self._start, self._stop):
             rows = math.prod(block["predictions"].shape[:-1])
             if self._other is not None:
                 block |= self._other.take(at, rows)
             block["target"] = self._labels.indices(block["target"], (self._other or self._lead).path, at)
-            yield _chunk(block, at)
+            yield _chunk(block, at, [model.take(rows) for model in self._models])
             at += rows
             del block
         if self._other is not None and self._stop is None and (more := self._other.left(at)):
             raise ValueError(f"target: {self._other.path} has {more} rows more than the predictions ({at})")
+        for model in self._models:
+            model.refuse_more(at)
         for rows_of_file in self._files():
             rows_of_file.refuse_changed()
 
@@ -139,7 +154,7 @@ class Scan:
         return list(zip(starts, [*starts[1:], self.n_rows]))
 
     def _files(self) -> list[Rows]:
-        return [rows for rows in (self._lead, self._other) if rows is not None]
+        return [rows for rows in (self._lead, self._other, *(m.rows for m in self._models)) if rows is not None]
 
     def _range(self, rows: "tuple[int, int | None] | None") -> "tuple[int, int | None]":
         start, stop = rows or (0, None)
@@ -157,6 +172,7 @@ def _chosen(files: list[ArrayFile | TableFile], wanted: Wanted, classes: list[st
         ("weight", wanted.weight_column, "--weight-column"),
         ("ids", wanted.id_column, "--id-column"),
         ("by", wanted.by_column, "--by"),
+        ("cluster", wanted.cluster_column, "--cluster"),
     ):
         if name is not None:
             holder = next((i for i, file in enumerate(files) if name in file.names), None)
@@ -169,10 +185,13 @@ def _chosen(files: list[ArrayFile | TableFile], wanted: Wanted, classes: list[st
     return chosen
 
 
-def _chunk(block: Block, start: int) -> Chunk:
-    """A block whose target, weights and ids have the predictions' leading shape."""
+def _chunk(block: Block, start: int, others: list[np.ndarray]) -> Chunk:
+    """A block whose target, weights and ids have the predictions' leading shape, as have other models'."""
     predictions, target = block["predictions"], block["target"]
+    if any(other.shape != predictions.shape for other in others):
+        predictions, *others = (array.reshape(-1, array.shape[-1]) for array in (predictions, *others))
     lead = predictions.shape[:-1]
     target = target.reshape(*lead, *target.shape[1:])
-    weight, ids, by = (block[f].reshape(lead) if f in block else None for f in ("weight", "ids", "by"))
-    return Chunk(predictions, target, weight, ids, start, by)
+    beside = {field: block[field].reshape(lead) for field in ("by", "cluster") if field in block}
+    weight, ids = (block[field].reshape(lead) if field in block else None for field in ("weight", "ids"))
+    return Chunk(predictions, target, weight, ids, start, **beside, others=tuple(others))
