@@ -174,7 +174,7 @@ def _calibration(score: "Score") -> Table:
 
 
 def _spreads(bootstrap: "Bootstrap") -> Table:
-    table = _table(f"{bootstrap.n:,} replicates", "std err", "2.5 %", "97.5 %")
+    table = new_table(f"{bootstrap.n:,} replicates", "std err", "2.5 %", "97.5 %")
     for name, figure in bootstrap.figures.items():
         shown = f"{figure.se:.2g}", f"{figure.low:.6g}", f"{figure.high:.6g}"
         table.add_row(_NAMES.get(name, name.replace("_", " ").replace("top ", "top-")), *shown)
