@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from fastxent.files.source import changed
-from fastxent.score_files import Job, Progress, score_files
+from fastxent.score_files import Job, Progress, cuts_of, score_files
 from fastxent.threads import get_threads, limited
 
 if TYPE_CHECKING:
@@ -224,10 +224,8 @@ def _load(job: Job) -> None:
 
 
 def _cuts(job: Job, cores: int, part_bytes: int) -> list[Rows]:
-    """Ranges of a job's rows, where they can be cut: as many for each core, and at least one."""
-    scan = job.scan()
-    n_bytes = 4 * (scan.n_rows or 0) * (scan.n_classes or 1)
-    return scan.cuts(cores * max(1, n_bytes // (cores * part_bytes))) or [(0, None)]
+    """Ranges of a job's rows."""
+    return cuts_of(job.scan(), cores, part_bytes)
 
 
 def _score_part(job: Job, rows: Rows, threads: dict[str, int], run: str, k: int) -> Part:

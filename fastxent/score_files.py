@@ -2,21 +2,29 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastxent.files.base import Chunk
 from fastxent.files.scan import Scan, Wanted
+from fastxent.files.source import changed
 from fastxent.score_resume import StateFile, undisturbed
+from fastxent.threads import current_threads, limited
 
 if TYPE_CHECKING:
     from fastxent.scoring import Scorer
 
 SOURCE_ROWS = 1024
+MOST_READERS = 8  # each has a block of rows in memory, and its turns in the interpreter
+READER_BYTES = 1 << 27  # about as much in a reader's range: beginning one costs little beside it
+TOLD_EVERY_S = 0.1
 
 # Called with what is being done, the fraction done (0 to 1), the rows, and the bytes of predictions read so far.
 Progress = Callable[[str, float, int, int], None]
@@ -85,43 +93,97 @@ def score_files(
 
     # Threads that wait for the next block leave the cores to the one that reads it, instead of spinning.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from fastxent import checks  # loads Numba: a missing file is told without waiting for it
-    from fastxent.scoring import Scorer
+    from fastxent.scoring import Scorer  # loads Numba: a missing file is told without waiting for it
 
+    readers = min(MOST_READERS, current_threads(), scan.n_bytes // READER_BYTES)
+    if readers > 1 and scan.at_once and state is None and rows is None:
+        return _at_once(job, scan, cuts_of(scan, readers, READER_BYTES), readers, tell)
     scorer = Scorer(n_classes=scan.n_classes, **job.options)
-    offset, source = job.first_row or 0, None
     if state is not None:
         columns = {name: value for name, value in asdict(job.wanted).items() if value is not None}
         scorer.about = {"columns": columns, "first_row": job.first_row, **scan.fingerprint(), "finished": False}
         scorer = state.load(scorer)
         if scorer.about["finished"]:
             return scorer
-        source, covered = next(iter(scorer.sources.items()), (None, scorer.rows))
+        _, covered = next(iter(scorer.sources.items()), (None, scorer.rows))
         if covered:
-            scan = job.scan((covered[0][1] - offset, None))
+            scan = job.scan((covered[0][1] - (job.first_row or 0), None))
     tell("compiling, or loading what is compiled", 0.0, 0, 0)
     try:
-        for chunk in scan:
-            if state is not None and job.first_row is None:
-                source = source or _source(chunk)
-            given: dict[str, Any] = {
-                "start": chunk.start + offset,
-                "source": source,
-                "ids": chunk.ids,
-                "sample_weight": chunk.weight,
-                "by": chunk.by,
-            }
-            place = checks.part_of((chunk.start + chunk.n_rows,), (chunk.start,))  # errors name rows of the file
-            with place, undisturbed() if state is not None else nullcontext():
-                scorer.update(chunk.predictions, chunk.target, **given)
-            if state is not None:
-                state.save_if_due(scorer)
+        for _ in _added(job, scan, scorer, iter(scan), state):
             tell("scoring", scan.fraction, scan.rows_read, scan.bytes_read)
         scorer.about["finished"] = True
     finally:
         if state is not None:
             state.save(scorer)
     return scorer
+
+
+def cuts_of(scan: Scan, cores: int, part_bytes: int) -> "list[tuple[int, int | None]]":
+    """Ranges that make up the rows, where they can be cut, of about as many bytes: as many for each core."""
+    return scan.cuts(cores * max(1, scan.n_bytes // (cores * part_bytes))) or [(0, None)]
+
+
+def _added(
+    job: Job, scan: Scan, scorer: "Scorer", chunks: Iterator[Chunk], state: StateFile | None = None
+) -> Iterator[None]:
+    """Add chunks to a score card, and yield after each."""
+    from fastxent import checks
+
+    offset, source = job.first_row or 0, next(iter(scorer.sources), None)
+    for chunk in chunks:
+        if state is not None and job.first_row is None:
+            source = source or _source(chunk)
+        given: dict[str, Any] = {
+            "start": chunk.start + offset,
+            "source": source,
+            "ids": chunk.ids,
+            "sample_weight": chunk.weight,
+            "by": chunk.by,
+        }
+        place = checks.part_of((chunk.start + chunk.n_rows,), (chunk.start,))  # errors name rows of the file
+        with place, undisturbed() if state is not None else nullcontext():
+            scorer.update(chunk.predictions, chunk.target, **given)
+        if state is not None:
+            state.save_if_due(scorer)
+        del chunk  # its memory is used again
+        yield
+
+
+def _at_once(job: Job, scan: Scan, ranges: "list[tuple[int, int | None]]", readers: int, tell: Progress) -> "Scorer":
+    """Score ranges of rows, as many at once as there are readers: none waits for another one, as in a parallel loop."""
+    from fastxent.scoring import Scorer
+
+    before, threads = scan.fingerprint(), max(1, current_threads() // readers)
+    told, left = [(0, 0)] * len(ranges), Event()
+
+    def score(k: int) -> Scorer:
+        scan, scorer = job.scan(ranges[k]), Scorer(n_classes=n_classes, **job.options)
+        if scan.fingerprint() != before:
+            raise changed(scan.name)
+        with limited(threads):
+            for _ in _added(job, scan, scorer, scan.here()):
+                told[k] = scan.rows_read, scan.bytes_read
+                if left.is_set():
+                    break
+        return scorer
+
+    n_rows, n_classes, whole = scan.n_rows or 1, scan.n_classes, Scorer(n_classes=scan.n_classes, **job.options)
+    tell("compiling, or loading what is compiled", 0.0, 0, 0)
+    with ThreadPoolExecutor(readers) as pool:
+        parts = deque(pool.submit(score, k) for k in range(len(ranges)))
+        try:
+            while parts:  # in their order, so that the first offending row is told of
+                done, _ = wait([parts[0]], TOLD_EVERY_S)
+                if done:
+                    whole.merge(parts.popleft().result())
+                read, n_bytes = map(sum, zip(*told))
+                tell("scoring", read / n_rows, read, n_bytes)
+        finally:
+            left.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+    whole.about["finished"] = True
+    return whole
 
 
 def _source(chunk: Chunk) -> str:

@@ -52,6 +52,7 @@ class ArrayFile(ABC):
 
     source: Source
     names: list[str]
+    at_once = False  # whether several readers of it at once are quicker than one
 
     @property
     def path(self) -> str:
@@ -82,6 +83,7 @@ class TableFile(ABC):
     n_rows: int | None
     starts: Sequence[int] = (0,)
     text_target = False
+    at_once = False  # whether several readers of it at once are quicker than one
 
     @property
     def path(self) -> str:

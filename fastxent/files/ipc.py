@@ -16,6 +16,8 @@ _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 class Ipc(TableFile):
     """An Arrow IPC file, or a stream that was written into a file."""
 
+    at_once = True
+
     def __init__(self, path: str) -> None:
         pyarrow_for(path)
         self.source = open_source(path)

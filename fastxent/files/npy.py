@@ -13,6 +13,8 @@ from fastxent.files.stored import StoredArray
 class Npy(ArrayFile):
     """A .npy file: one array, without a name."""
 
+    at_once = True
+
     def __init__(self, path: str) -> None:
         self.source, self.names = open_source(path), []
         with self.source.open() as file:

@@ -15,6 +15,8 @@ _BUFFER_BYTES = 1 << 16  # of a column that are read at once; without it, a row 
 class Parquet(TableFile):
     """A .parquet file: a column for each class, or one column of lists."""
 
+    at_once = True
+
     def __init__(self, path: str) -> None:
         pyarrow_for(path)
         import pyarrow.parquet

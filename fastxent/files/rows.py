@@ -10,7 +10,7 @@ import numpy as np
 
 from fastxent.files import base
 from fastxent.files.base import ArrayFile, ArrayMember, Block, TableFile, listing
-from fastxent.files.source import Source, told_by
+from fastxent.files.source import Source, is_remote, told_by
 
 Fields = dict[str, list[str]]  # field -> its columns, or its member
 
@@ -20,6 +20,10 @@ class Rows(ABC):
 
     Attributes
     ----------
+    n_bytes : int
+        About how many there are to read.
+    at_once : bool
+        Whether several readers at once are quicker than one.
     n_rows : int or None
         None where the file's end alone tells.
     n_classes : int or None
@@ -29,6 +33,8 @@ class Rows(ABC):
     """
 
     path: str
+    n_bytes: int
+    at_once: bool
     n_rows: int | None
     n_classes: int | None
     shape: tuple[int, ...] | None
@@ -101,6 +107,7 @@ class ArrayRows(Rows):
 
     def __init__(self, file: ArrayFile, fields: Fields, axis: int, shape: tuple[int, ...] | None, whole: bool) -> None:
         self.path, self._file = file.path, file
+        self.n_bytes, self.at_once = file.source.size, file.at_once and not is_remote(file.path)
         missing = next((name for names in fields.values() for name in names if name not in file.names), None)
         if missing is not None:
             raise ValueError(f"{self.path}: has no member {missing!r}; it has {listing(file.names)}")
@@ -250,6 +257,7 @@ class TableRows(Rows):
         columns = fields.get("predictions", [])
         self.n_classes = len(columns) if len(columns) > 1 else None
         self._file, self._fields = file, fields
+        self.n_bytes, self.at_once = file.source.size, file.at_once and not is_remote(file.path)
 
     def blocks(self, start: int, stop: int | None) -> Iterator[Block]:
         return _gathered(self._between(start, stop))

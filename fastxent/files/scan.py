@@ -114,7 +114,14 @@ class Scan:
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield the chunks, read ahead in a thread; predictions come with the class axis last."""
-        for chunk in read_ahead(self._chunks()):
+        return self._counted(read_ahead(self._chunks()))
+
+    def here(self) -> Iterator[Chunk]:
+        """Yield the chunks, each read in this thread when it is asked for."""
+        return self._counted(self._chunks())
+
+    def _counted(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+        for chunk in chunks:
             self.rows_read += chunk.n_rows
             self.bytes_read += sum(array.nbytes for array in (chunk.predictions, *chunk.others))
             yield chunk
@@ -145,6 +152,16 @@ class Scan:
         Whoever goes on from a saved state compares it with the one of then.
         """
         return {"files": [rows.facts() for rows in self._files()]}
+
+    @property
+    def at_once(self) -> bool:
+        """Whether several scans of ranges of the rows, each in a thread, are quicker than one of all."""
+        return self.n_rows is not None and all(rows.at_once for rows in self._files())
+
+    @property
+    def n_bytes(self) -> int:
+        """About how many there are to read."""
+        return sum(rows.n_bytes for rows in self._files())
 
     def cuts(self, n: int) -> "list[tuple[int, int | None]]":
         """At most n ranges of rows that make up the whole, cheap to begin at; one where ``n_rows`` is not known."""

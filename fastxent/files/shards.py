@@ -21,6 +21,7 @@ class ShardRows(Rows):
             self._refuse_other_classes(path, shard.n_classes, first.n_classes)
         self.n_classes, self.shape, self.axis = first.n_classes, first.shape, first.axis
         self._facts = [shard.facts() for shard in shards]
+        self.n_bytes, self.at_once = sum(shard.n_bytes for shard in shards), all(shard.at_once for shard in shards)
         lengths = [shard.n_rows for shard in shards]
         known = [n for n in lengths if n is not None]
         self.n_rows = sum(known) if len(known) == len(lengths) else None

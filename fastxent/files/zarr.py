@@ -13,6 +13,8 @@ _METADATA = (".zarray", ".zattrs", ".zgroup", ".zmetadata", "zarr.json")
 class Zarr(ArrayFile):
     """A .zarr store: one array, or a group of them."""
 
+    at_once = True
+
     def __init__(self, path: str) -> None:
         try:
             import zarr
