@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fastxent.files.scan import Scan, Wanted
@@ -36,8 +37,12 @@ def calibrate_files(
     ignore_index: int | None = None,
     method: str = "temperature",
     tell: Callable[..., None] | None = None,
+    *,
+    kind: str = "logits",
+    bootstrap: int = 0,
+    seed: int = 0,
 ) -> "tuple[TemperatureScaling | VectorScaling, Calibration]":
-    """Fit a temperature, or scales and biases, to the logits in a file, and score them as they are and calibrated.
+    """Fit a temperature, or scales and biases, to predictions in a file, and score them as they are and calibrated.
 
     Parameters
     ----------
@@ -50,6 +55,9 @@ def calibrate_files(
     method : {"temperature", "vector"}
     tell : callable, optional
         Is told about progress, as in `score_files`.
+    kind : {"logits", "log_probs", "probs"}
+    bootstrap, seed : int
+        As in `fastxent.score`.
 
     Returns
     -------
@@ -65,6 +73,81 @@ def calibrate_files(
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in score_files
     from fastxent.fit import TemperatureScaling, VectorScaling
 
-    kind: Any = {"temperature": TemperatureScaling, "vector": VectorScaling}[method]
-    calibrator = kind(ignore_index=ignore_index).fit_chunks(chunks)
-    return calibrator, calibrator.evaluate_chunks(chunks)
+    calibrators: dict[str, Any] = {"temperature": TemperatureScaling, "vector": VectorScaling}
+    calibrator = calibrators[method](kind=kind, ignore_index=ignore_index).fit_chunks(chunks)
+    return calibrator, calibrator.evaluate_chunks(chunks, bootstrap=bootstrap, seed=seed)
+
+
+def evaluate_files(
+    calibrator: "TemperatureScaling | VectorScaling",
+    predictions: str,
+    target: str | None = None,
+    wanted: Wanted | None = None,
+    tell: Callable[..., None] | None = None,
+    *,
+    bootstrap: int = 0,
+    seed: int = 0,
+) -> "Calibration":
+    """Score a file's rows as they are and calibrated; arguments as in `calibrate_files`."""
+    chunks = FileChunks(predictions, target, wanted or Wanted(), tell or (lambda *_: None))
+    return calibrator.evaluate_chunks(chunks, bootstrap=bootstrap, seed=seed)
+
+
+def load_calibrator(path: str) -> "TemperatureScaling | VectorScaling":
+    """Read what a calibrator's `save` wrote.
+
+    Raises
+    ------
+    ValueError, OSError
+        Where there is no such file, or it is anything else.
+    """
+    from fastxent.fit import TemperatureScaling, VectorScaling
+
+    try:
+        return TemperatureScaling.load(path)
+    except ValueError:
+        return VectorScaling.load(path)
+
+
+def apply_to_file(
+    calibrator: "TemperatureScaling | VectorScaling",
+    predictions: str,
+    output: str,
+    wanted: Wanted | None = None,
+    tell: Callable[..., None] | None = None,
+) -> int:
+    """Write a file's predictions, calibrated, to a .npy of (rows, classes), in one pass that keeps one block in memory.
+
+    Parameters
+    ----------
+    calibrator : TemperatureScaling or VectorScaling
+    predictions : str
+        A file that `fastxent.files` reads.
+    output : str
+        Has the predictions' dtype; float32 for bfloat16, which a .npy cannot hold. It appears whole or not at all.
+    wanted : Wanted, optional
+        What to read of the file.
+    tell : callable, optional
+
+    Returns
+    -------
+    int
+        Rows.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError, ImportError
+        One line about the files, or the first offending row and value.
+    """
+    from fastxent.files.write import NpyWriter
+
+    tell, scan = tell or (lambda *_: None), Scan(predictions, None, replace(wanted or Wanted(), has_target=False))
+    with NpyWriter(output) as file:
+        for chunk in scan:
+            try:
+                rows = calibrator.transform(chunk.predictions).reshape(chunk.n_rows, -1)
+            except ValueError as error:
+                raise ValueError(f"{error} (rows counted from row {chunk.start})" if chunk.start else error) from None
+            file.append(rows.astype("f4") if rows.dtype.kind == "V" or rows.dtype.name == "bfloat16" else rows)
+            tell("writing", scan.fraction, scan.rows_read, scan.bytes_read)
+        return file.n_rows

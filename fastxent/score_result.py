@@ -201,7 +201,7 @@ class Score:
             "f1"} hold lists. "confusion": {"n_pairs": how many pairs occur, "label", "predicted", "n": lists}, the
             10,000 pairs with the most rows when there are more. "worst": a list of {"id", "label", "nll"}. "groups": a
             list of {"value": the group's name, and those attributes of its card that are numbers}, or None.
-            "bootstrap": {"n", "seed", "figures": {name: {"se", "low", "high", "bias"}}}, or None.
+            "bootstrap": {"n", "seed", "figures": {name: {"value", "se", "low", "high", "bias"}}}, or None.
 
         Examples
         --------

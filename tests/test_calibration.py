@@ -145,6 +145,54 @@ def test_before_and_after_are_the_score_cards_with_errors():
     assert calibrator.evaluate(z, np.eye(10)[y]).ece is None
 
 
+def test_a_bootstrap_gives_the_calibration_error_and_the_changes_intervals():
+    z, y = rows_of(1.7, n=2000)
+    calibrator = TemperatureScaling().fit(z, y)
+    result = calibrator.evaluate(z, y, bootstrap=200, seed=3)
+    for card, figure in ((result.before, result.ece[0]), (result.after, result.ece[1])):
+        assert figure.interval == (card.bootstrap.figures["ece"].low, card.bootstrap.figures["ece"].high)
+    for name in ("nll", "ece", "brier"):
+        change = result.change[name]
+        assert change.value == getattr(result.after, name) - getattr(result.before, name)
+        assert change.low < change.value < change.high < 0
+    apart = math.hypot(result.before.nll_se, result.after.nll_se)
+    assert result.change["nll"].se < 0.9 * apart  # of the same rows
+    json.dumps(result.to_dict(), allow_nan=False)
+    with pytest.raises(ValueError, match="other rows"):
+        result.before.bootstrap.difference(fastxent.score(z, y, bootstrap=200).bootstrap)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_kinds_of_predictions_are_calibrated_alike(soft):
+    z, y = rows_of(1.7, n=900)
+    target = np.eye(10)[y] if soft else y
+    want = TemperatureScaling().fit(z, target)
+    for kind, p in (("probs", fastxent.softmax(z)), ("log_probs", fastxent.log_softmax(z))):
+        calibrator = TemperatureScaling(kind=kind).fit(p, target)
+        assert calibrator.temperature_ == pytest.approx(want.temperature_, rel=1e-12)
+        result, expected = (c.evaluate(x, target).after for c, x in ((calibrator, p), (want, z)))
+        assert result.nll == pytest.approx(expected.nll, rel=1e-12)
+        q = calibrator.apply(p)
+        np.testing.assert_allclose(q if kind == "probs" else np.exp(q), want.predict_proba(z), rtol=1e-10)
+        np.testing.assert_allclose(calibrator.predict_proba(p), want.predict_proba(z), rtol=1e-10)
+        assert calibrator.apply(p.astype(np.float32)).dtype == np.float32
+        vector = VectorScaling(kind=kind, penalty=1.0).fit(p, target)
+        assert fastxent.log_loss(vector.predict_proba(p), target) < result.nll + 1e-3
+
+
+def test_probabilities_that_are_none_are_refused():
+    p, y = np.full((4, 2), 0.5), np.array([0, 1, 0, -1])
+    p[3] = np.nan
+    fitted = TemperatureScaling(kind="probs", ignore_index=-1)
+    with pytest.raises(ValueError, match="all equal"):  # the ignored row is not read
+        fitted.fit(p, y)
+    p[2] = 0.7, 0.7
+    with pytest.raises(ValueError, match="probs: row 2 sums to 1.4"):
+        fitted.fit(p, y)
+    with pytest.raises(ValueError, match="kind"):
+        TemperatureScaling(kind="odds").fit(p, y)
+
+
 def test_transform_and_probabilities():
     z, y = rows_of(1.7, n=200, dtype=np.float32)
     calibrator = TemperatureScaling().fit(z, y)
@@ -275,3 +323,42 @@ def test_files_give_the_figures_of_arrays(tmp_path, capsys, monkeypatch):
     assert loaded.nll_ == pytest.approx(whole.nll_, rel=1e-8)
     assert main(["calibrate", "z.npy"]) == 2
     assert "error: target" in capsys.readouterr().err
+
+
+def test_a_saved_calibrator_is_applied_to_files(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    z, y = rows_of(1.7, n=3000, dtype=np.float32)
+    p = fastxent.softmax(z)
+    np.save("p.npy", p)
+    np.save("y.npy", y)
+    monkeypatch.setattr("fastxent.files.base.BLOCK_BYTES", 30_000)
+    assert main(["calibrate", "p.npy", "y.npy", "--kind", "probs", "--save", "t.json", "--bootstrap", "50"]) == 0
+    assert "95 %" in capsys.readouterr().out
+    assert main(["calibrate", "p.npy", "--load", "t.json", "--apply", "q.npy"]) == 0
+    assert "q.npy: 3,000 rows of probs, calibrated" in capsys.readouterr().out
+    calibrator = TemperatureScaling.load("t.json")
+    np.testing.assert_array_equal(np.load("q.npy"), calibrator.apply(p))
+    assert main(["calibrate", "p.npy", "y.npy", "--load", "t.json", "--json", "-"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["after"]["nll"] == pytest.approx(fastxent.log_loss(np.load("q.npy"), y), rel=1e-6)
+    for arguments, words in (
+        (["p.npy", "--load", "t.json", "--kind", "logits"], "--kind: t.json calibrates probs"),
+        (["p.npy", "--load", "y.npy"], "not JSON"),
+        (["p.npy", "--load", "t.json", "--apply", "q.csv"], "--apply: q.csv does not end in .npy"),
+    ):
+        assert main(["calibrate", *arguments]) == 2
+        assert words in capsys.readouterr().err
+    np.save("bad.npy", np.full((50, 10), 0.2))
+    assert main(["calibrate", "bad.npy", "--load", "t.json", "--apply", "q.npy"]) == 2
+    assert "row 0 sums to 2" in capsys.readouterr().err
+    assert np.load("q.npy").shape == (3000, 10)  # still that of before
+    assert not list(tmp_path.glob(".q*"))
+
+
+def test_columns_of_a_table_are_applied_without_its_target(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    z, y = rows_of(1.7, n=200, n_classes=3)
+    lines = [",".join([*map(repr, map(float, row)), str(label)]) for row, label in zip(z, y)]
+    (tmp_path / "z.csv").write_text("\n".join(["a,b,c,target", *lines]) + "\n")
+    assert main(["calibrate", "z.csv", "--save", "t.json", "--apply", "q.npy"]) == 0
+    np.testing.assert_allclose(np.load("q.npy"), TemperatureScaling.load("t.json").apply(z), rtol=1e-12)

@@ -21,7 +21,7 @@ class Chunk(NamedTuple):
     """Neighbouring rows: predictions (..., classes), the rest of the same leading shape or None."""
 
     predictions: np.ndarray
-    target: np.ndarray
+    target: Any  # an array; None where none was wanted
     weight: np.ndarray | None
     ids: np.ndarray | None
     start: int  # the position of the first row in the whole

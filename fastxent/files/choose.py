@@ -21,6 +21,7 @@ class Wanted:
     classes: str | None = None  # names of the classes with commas, or a file with one a line: the target is text
     by_column: str | None = None  # the group of each row: integers or text
     cluster_column: str | None = None  # the rows that belong together, likewise
+    has_target: bool = True
 
     @property
     def beside(self) -> set[str]:

@@ -135,7 +135,8 @@ class Scan:
             rows = math.prod(block["predictions"].shape[:-1])
             if self._other is not None:
                 block |= self._other.take(at, rows)
-            block["target"] = self._labels.indices(block["target"], (self._other or self._lead).path, at)
+            if "target" in block:
+                block["target"] = self._labels.indices(block["target"], (self._other or self._lead).path, at)
             yield _chunk(block, at, [model.take(rows) for model in self._models])
             at += rows
             del block
@@ -184,7 +185,8 @@ class Scan:
 def _chosen(files: list[ArrayFile | TableFile], wanted: Wanted, classes: list[str]) -> list[dict[str, list[str]]]:
     """What to read of each file: field -> names of its columns or members."""
     chosen: list[dict[str, list[str]]] = [{} for _ in files]
-    chosen[-1]["target"] = target_names(files[-1], wanted, alone=len(files) > 1)
+    if wanted.has_target:
+        chosen[-1]["target"] = target_names(files[-1], wanted, alone=len(files) > 1)
     for field, name, option in (
         ("weight", wanted.weight_column, "--weight-column"),
         ("ids", wanted.id_column, "--id-column"),
@@ -198,17 +200,19 @@ def _chosen(files: list[ArrayFile | TableFile], wanted: Wanted, classes: list[st
                 raise ValueError(f"{option}: no column or member {name!r}: {have}")
             chosen[holder][field] = [name]
     used = {name for names in chosen[0].values() for name in names}
+    if not wanted.has_target:
+        used |= {"target"} if wanted.target_column is None else set(wanted.target_column.split(","))
     chosen[0] = {"predictions": prediction_names(files[0], wanted, used, classes)} | chosen[0]
     return chosen
 
 
 def _chunk(block: Block, start: int, others: list[np.ndarray]) -> Chunk:
     """A block whose target, weights and ids have the predictions' leading shape, as have other models'."""
-    predictions, target = block["predictions"], block["target"]
+    predictions, target = block["predictions"], block.get("target")
     if any(other.shape != predictions.shape for other in others):
         predictions, *others = (array.reshape(-1, array.shape[-1]) for array in (predictions, *others))
     lead = predictions.shape[:-1]
-    target = target.reshape(*lead, *target.shape[1:])
+    target = None if target is None else target.reshape(*lead, *target.shape[1:])
     beside = {field: block[field].reshape(lead) for field in ("by", "cluster") if field in block}
     weight, ids = (block[field].reshape(lead) if field in block else None for field in ("weight", "ids"))
     return Chunk(predictions, target, weight, ids, start, **beside, others=tuple(others))

@@ -13,7 +13,8 @@ from fastxent.fit.chunks import Data
 from fastxent.intervals import NORMAL_95
 from fastxent.kernels import batch as kernels
 from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_add_block, exact_sum_value
-from fastxent.score_result import Score
+from fastxent.score_intervals import Interval
+from fastxent.score_result import Score, plain
 from fastxent.scoring import Scorer
 
 ROWS = 1 << 14  # whose Brier scores are made at once
@@ -27,10 +28,13 @@ class Figure:
 
     value: float
     se: float
+    replicates: Interval | None = None  # of a bootstrap
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of a normal distribution."""
+        """The 95 % interval: of a bootstrap's percentiles, else of a normal distribution."""
+        if self.replicates is not None:
+            return self.replicates.low, self.replicates.high
         return self.value - NORMAL_95 * self.se, self.value + NORMAL_95 * self.se
 
 
@@ -45,7 +49,9 @@ class Calibration:
     nll, brier, ece : tuple of Figure
         Before and after, each with its standard error: of means, sqrt(Σ s² (x - mean)²) / Σ s; of the expected
         calibration error, that of the bins' accuracies, sqrt(Σ w_b² a_b (1 - a_b) / n_b) / Σ w_b. ece is None for
-        distributions as targets.
+        distributions as targets. With a bootstrap its figures are the replicates'.
+    change : dict of Interval, or None
+        With a bootstrap: after minus before, from the same replicates (see `Bootstrap.difference`).
     """
 
     before: Score
@@ -53,6 +59,7 @@ class Calibration:
     nll: tuple[Figure, Figure]
     brier: tuple[Figure, Figure]
     ece: tuple[Figure, Figure] | None
+    change: dict[str, Interval] | None = None
 
     def _rows(self) -> list[tuple[str, tuple[Figure, Figure]]]:
         rows = [("NLL", self.nll), ("calibration error", self.ece), ("Brier score", self.brier)]
@@ -63,6 +70,8 @@ class Calibration:
         lines = [f"{self.before.n:,} rows".ljust(18) + "".join(f"{name:>24}" for name in ("before", "after"))]
         for name, pair in self._rows():
             lines.append(f"{name:<18}" + "".join(f"{f'{x.value:.6f} (se {x.se:.2g})':>24}" for x in pair))
+            ends = (f"{low:.4g} to {high:.4g}" for low, high in (x.interval for x in pair))
+            lines.append(f"{'  95 %':<18}" + "".join(f"{text:>24}" for text in ends))
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,19 +81,20 @@ class Calibration:
         -------
         dict
             "before" and "after": each what `Score.to_dict` returns, with "brier_se" and "ece_se" (None without ece).
+            "change": {name: {"value", "se", "low", "high", "bias"}} of a bootstrap, or None.
         """
         sides = []
         for k, card in enumerate((self.before, self.after)):
             errors = {"brier_se": self.brier[k].se, "ece_se": None if self.ece is None else self.ece[k].se}
             sides.append(card.to_dict() | {n: str(e) if e is not None and e != e else e for n, e in errors.items()})
-        return {"before": sides[0], "after": sides[1]}
+        return {"before": sides[0], "after": sides[1], "change": plain(self.change)}
 
 
 class _Side:
     """A score card in the making, with sums for the Brier score's error."""
 
-    def __init__(self, temperature: float, transform: Transform | None) -> None:
-        self.temperature, self.transform = temperature, transform
+    def __init__(self, temperature: float, transform: Transform | None, options: dict[str, Any]) -> None:
+        self.options, self.temperature, self.transform = options, temperature, transform
         self.scorer: Scorer | None = None
         self.sums = np.zeros((3, STATE_SIZE), np.int64)  # Σ s², Σ s² b and Σ s² b²
 
@@ -95,7 +105,7 @@ class _Side:
         if self.transform is not None:
             logits = self.transform(logits)
         ignore_index = batch.ignore_index if batch.has_ignore else None
-        self.scorer = self.scorer or Scorer(ignore_index=ignore_index, temperature=self.temperature)
+        self.scorer = self.scorer or Scorer(ignore_index=ignore_index, temperature=self.temperature, **self.options)
         self.scorer.update(logits, target, sample_weight=batch.sample_weight)
         batch = checks.as_batch("logits", logits, target, -1, None, batch.sample_weight, ignore_index)
         for start, stop, z, t, s in batch.slices(ROWS):
@@ -117,9 +127,12 @@ class _Side:
         return Figure(card.brier, math.sqrt(max(spread, 0.0)) / card.weight if card.weight > 0 else math.nan)
 
 
-def evaluate(data: Data, temperature: float = 1.0, transform: Transform | None = None) -> Calibration:
+def evaluate(
+    data: Data, temperature: float = 1.0, transform: Transform | None = None, bootstrap: int = 0, seed: int = 0
+) -> Calibration:
     """Score the rows as they are, and with a temperature or transformed, in one pass."""
-    sides = _Side(1.0, None), _Side(temperature, transform)
+    options = {"bootstrap": bootstrap, "seed": seed}
+    sides = _Side(1.0, None, options), _Side(temperature, transform, options)
 
     def add(batch: Batch) -> None:
         for side in sides:
@@ -131,10 +144,16 @@ def evaluate(data: Data, temperature: float = 1.0, transform: Transform | None =
     before, after = (side.scorer.result() for side in sides if side.scorer is not None)
     brier = sides[0].brier(before), sides[1].brier(after)
     nll = Figure(before.nll, before.nll_se), Figure(after.nll, after.nll_se)
-    return Calibration(before, after, nll, brier, _errors_of_ece(before, after))
+    change = None
+    if before.bootstrap is not None and after.bootstrap is not None:
+        change = after.bootstrap.difference(before.bootstrap)
+    ece = None if before.ece is None or after.ece is None else (_ece(before, before.ece), _ece(after, after.ece))
+    return Calibration(before, after, nll, brier, ece, change)
 
 
-def _errors_of_ece(before: Score, after: Score) -> tuple[Figure, Figure] | None:
-    if before.ece is None or after.ece is None:
-        return None
-    return Figure(before.ece, before.ece_se), Figure(after.ece, after.ece_se)
+def _ece(card: Score, ece: float) -> Figure:
+    """The calibration error, with a bootstrap's standard error and interval where there is one."""
+    if card.bootstrap is None:
+        return Figure(ece, card.ece_se)
+    spread = card.bootstrap.figures["ece"]
+    return Figure(ece, spread.se, spread)

@@ -5,17 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from fastxent import checks
 from fastxent.checks import Batch
-from fastxent.fit.calibrator import Calibrator, put
+from fastxent.fit.calibrator import Calibrator
 from fastxent.fit.chunks import Chunks, Data, refusal
 from fastxent.fit.evaluation import Calibration, evaluate
 from fastxent.kernels import batch as kernels
 from fastxent.kernels import temperature as tempering
 from fastxent.kernels.exactsum import NANS, NEG_INF, POS_INF, STATE_SIZE, exact_sum_value
-from fastxent.options import as_temperature
+from fastxent.options import as_kind, as_temperature
 from fastxent.threads import limited
 
 # The last step of Newton's method is taken when it is so small (of ln T): what is left is its square.
@@ -44,6 +42,8 @@ class TemperatureScaling(Calibrator):
 
     Parameters
     ----------
+    kind : {"logits", "log_probs", "probs"}
+        What predictions come in, and come out calibrated. Of probabilities, the logits are their logarithms.
     ignore_index : int, optional
         Rows with this label are not read.
     axis : int
@@ -87,7 +87,15 @@ class TemperatureScaling(Calibrator):
     n_passes_: int
     n_classes_: int
 
-    def __init__(self, *, ignore_index: int | None = None, axis: int = -1, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        kind: str = "logits",
+        ignore_index: int | None = None,
+        axis: int = -1,
+        threads: int | None = None,
+    ) -> None:
+        self.kind = kind
         self.ignore_index = ignore_index
         self.axis = axis
         self.threads = threads
@@ -110,7 +118,7 @@ class TemperatureScaling(Calibrator):
         ValueError, TypeError
             As in `fit`.
         """
-        data = Data(chunks, self.ignore_index, self.axis)
+        data = self._data(chunks)
         with limited(self.threads):
             temperature, at = minimise(data)
         self.temperature_, self.n_passes_ = temperature, data.passes
@@ -119,26 +127,12 @@ class TemperatureScaling(Calibrator):
         self.n_classes_ = data.n_classes
         return self
 
-    def transform(self, logits: ArrayLike, out: Any = None) -> np.ndarray:
-        """Divide logits by T: calibrated ones.
+    def _scaled(self, z: np.ndarray, dtype: Any = np.float64) -> np.ndarray:
+        divided: np.ndarray = np.divide(z, np.dtype(dtype).type(self.temperature_))
+        return divided
 
-        Parameters
-        ----------
-        logits : array
-            float64 for integers, else of the dtype that they have.
-        out : array, the logits' shape and dtype, optional
-            May be the logits themselves.
-
-        Returns
-        -------
-        array, the logits' shape and dtype
-        """
-        z = self._checked(logits)
-        calibrated = np.divide(checks.array_of(z), checks.result_dtype(z).type(self.temperature_))
-        return put(calibrated, self.axis, out)
-
-    def _evaluate(self, data: Data) -> Calibration:
-        return evaluate(data, self.temperature_)
+    def _evaluate(self, data: Data, bootstrap: int, seed: int) -> Calibration:
+        return evaluate(data, self.temperature_, bootstrap=bootstrap, seed=seed)
 
     def __str__(self) -> str:
         if not hasattr(self, "temperature_"):
@@ -146,16 +140,19 @@ class TemperatureScaling(Calibrator):
         return f"{'temperature':<18}{self.temperature_:.6f} (se {self.temperature_se_:.2g})"
 
     def to_dict(self) -> dict[str, Any]:
-        """The fitted figures as plain Python objects: temperature, standard_error, nll, passes, n_classes."""
+        """The fitted figures as plain Python objects: temperature, standard_error, kind, nll, passes, n_classes."""
         return {
             "temperature": self._require_fit("temperature_"),
             "standard_error": self.temperature_se_,
+            "kind": self.kind,
             "nll": self.nll_,
             "passes": self.n_passes_,
             "n_classes": self.n_classes_,
         }
 
     def _restore(self, facts: dict[str, Any]) -> None:
+        self.kind = facts.get("kind", "logits")
+        as_kind(self.kind)
         self.temperature_, self.temperature_se_ = as_temperature(facts["temperature"]), facts["standard_error"]
         self.nll_, self.n_passes_, self.n_classes_ = facts["nll"], facts["passes"], facts["n_classes"]
 

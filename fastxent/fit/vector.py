@@ -5,18 +5,17 @@ import warnings
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from fastxent import checks
 from fastxent.checks import Batch
-from fastxent.fit.calibrator import Calibrator, put
+from fastxent.fit.calibrator import Calibrator
 from fastxent.fit.chunks import Chunks, Data, refusal
 from fastxent.fit.estimator import convergence_warning
 from fastxent.fit.evaluation import Calibration, evaluate
 from fastxent.fit.temperature import minimise
 from fastxent.gradients import cross_entropy_value_and_grad
 from fastxent.kernels.narrow import widened
-from fastxent.options import as_real
+from fastxent.options import as_kind, as_real
 from fastxent.threads import limited
 
 BLOCK = 1 << 20  # logits that are scaled at once
@@ -37,7 +36,7 @@ class VectorScaling(Calibrator):
         Most iterations.
     tol : float
         Of the mean loss's slope in any of T a_k and b_k.
-    ignore_index, axis, threads
+    kind, ignore_index, axis, threads
         As in `TemperatureScaling`.
 
     Attributes
@@ -77,6 +76,7 @@ class VectorScaling(Calibrator):
         penalty: float = 0.0,
         max_iter: int = 500,
         tol: float = 1e-6,
+        kind: str = "logits",
         ignore_index: int | None = None,
         axis: int = -1,
         threads: int | None = None,
@@ -84,6 +84,7 @@ class VectorScaling(Calibrator):
         self.penalty = penalty
         self.max_iter = max_iter
         self.tol = tol
+        self.kind = kind
         self.ignore_index = ignore_index
         self.axis = axis
         self.threads = threads
@@ -93,7 +94,7 @@ class VectorScaling(Calibrator):
         from scipy.optimize import minimize
 
         penalty = as_real(self.penalty, "penalty", 0.0, math.inf, open_high=True)
-        data = Data(chunks, self.ignore_index, self.axis)
+        data = self._data(chunks)
         with limited(self.threads):
             temperature, at = minimise(data)
             objective = _Objective(data, temperature, at.weight, penalty)
@@ -113,24 +114,7 @@ class VectorScaling(Calibrator):
         self.nll_, self.n_passes_, self.n_classes_ = objective.nll, data.passes, data.n_classes
         return self
 
-    def transform(self, logits: ArrayLike, out: Any = None) -> np.ndarray:
-        """Calibrated logits, a·z + b.
-
-        Parameters
-        ----------
-        logits : array
-            float64 for integers, else of the dtype that they have.
-        out : array, the logits' shape and dtype, optional
-            May be the logits themselves.
-
-        Returns
-        -------
-        array, the logits' shape and dtype
-        """
-        z = self._checked(logits)
-        return put(self._scaled(checks.array_of(z)).astype(checks.result_dtype(z)), self.axis, out)
-
-    def _scaled(self, z: np.ndarray) -> np.ndarray:
+    def _scaled(self, z: np.ndarray, dtype: Any = np.float64) -> np.ndarray:
         """a·z + b in float64; a masked class (-inf) stays one."""
         with np.errstate(invalid="ignore"):
             return np.where(z == -np.inf, -np.inf, z.astype(np.float64) * self.scale_ + self.bias_)
@@ -142,19 +126,21 @@ class VectorScaling(Calibrator):
         return "\n".join(f"{name:<18}{low:.6f} to {high:.6f}" for name, low, high in ranges)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fitted figures as plain Python objects: scale, bias, nll, passes, n_classes."""
+        """The fitted figures as plain Python objects: scale, bias, kind, nll, passes, n_classes."""
         self._require_fit("scale_")
         figures = {"scale": self.scale_.tolist(), "bias": self.bias_.tolist(), "nll": self.nll_}
-        return {**figures, "passes": self.n_passes_, "n_classes": self.n_classes_}
+        return {**figures, "kind": self.kind, "passes": self.n_passes_, "n_classes": self.n_classes_}
 
     def _restore(self, facts: dict[str, Any]) -> None:
+        self.kind = facts.get("kind", "logits")
+        as_kind(self.kind)
         self.scale_, self.bias_ = np.array(facts["scale"], np.float64), np.array(facts["bias"], np.float64)
         self.nll_, self.n_passes_, self.n_classes_ = facts["nll"], facts["passes"], facts["n_classes"]
         if not self.scale_.shape == self.bias_.shape == (self.n_classes_,):
             raise ValueError("scale and bias need one number a class")
 
-    def _evaluate(self, data: Data) -> Calibration:
-        return evaluate(data, transform=self._scaled)
+    def _evaluate(self, data: Data, bootstrap: int, seed: int) -> Calibration:
+        return evaluate(data, transform=self._scaled, bootstrap=bootstrap, seed=seed)
 
 
 class _Objective:

@@ -414,6 +414,12 @@ def _same_shape(chunk, z, temperature, out):
     return status
 
 
+def logarithm_of_probs(p, labels, has_ignore, ignore_index, sum_tol, out):
+    """ln p, to float32 or float64 of the same shape with contiguous rows."""
+    options = settings(p.shape[2], has_ignore, ignore_index, sum_tol=sum_tol)
+    return Call(distributions.logarithm_of_probs, p, out, options, p.size, labels)
+
+
 def entropy(p, kind):
     """-Σ q ln q of each row."""
     return Call(distributions.entropy, p, p, settings(p.shape[2], kind=kind), p.size)

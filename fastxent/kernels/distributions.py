@@ -10,9 +10,12 @@ import numpy as np
 from fastxent.kernels.blocks import (
     DISTRIBUTION_TOL,
     FLAG,
+    HAS_IGNORE,
+    IGNORE,
     KIND,
     SCALE,
     SCALE_LOW,
+    SUM_TOL,
     N,
     block_rows,
     copy_buffer,
@@ -24,14 +27,24 @@ from fastxent.kernels.blocks import (
     strided,
 )  # fmt: skip
 from fastxent.kernels.divergence import divergence, divergence_of_logits
+from fastxent.kernels.elementary import log
 from fastxent.kernels.figures import LABELS, left_out, nll_of, row_figures, tile_figures_of_all, top_figures
 from fastxent.kernels.finish import log_sum
 from fastxent.kernels.jit import compiled, inline
-from fastxent.kernels.memory import load, offset, pointer, scratch, store_some, streamed
+from fastxent.kernels.memory import (
+    load,
+    load_some_double,
+    offset,
+    pointer,
+    scratch,
+    store_some,
+    store_some_double,
+    streamed,
+)
 from fastxent.kernels.narrow import read_type, room
-from fastxent.kernels.probabilities import LOGITS, information
+from fastxent.kernels.probabilities import LOGITS, PROBS, information
 from fastxent.kernels.rows import exp_sum_over
-from fastxent.kernels.simd import fill, first_lanes
+from fastxent.kernels.simd import fill, first_lanes, splat
 from fastxent.kernels.softmax import (
     SPARE,
     floored_terms,
@@ -202,6 +215,33 @@ def entropy(start, stop, like, t_like, integers, reals, labels, class_weight, sa
                 values[r] = values[r] + figures[4, r] * left_out(values[r])
         for r in range(m):
             out[i + r] = values[r] + 0.0
+        i += m
+
+
+@compiled
+def logarithm_of_probs(
+    start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
+):
+    """ln p of each class, to an output with contiguous rows; of an ignored row zeros."""
+    view, o_view, n, ignore_index = first_view(integers), second_view(integers), integers[N], integers[IGNORE]
+    has_ignore, sum_tol = integers[HAS_IGNORE] != 0, reals[SUM_TOL]
+    buffer = copy_buffer(view, like, n, 0)
+    i = start
+    while i < stop:
+        m = min(block_rows(view, i, stop, n, 0), block_rows(o_view, i, stop, n, n))
+        p, step = row_block(view, like, i, m, n, buffer)
+        o = strided(o_view, t_like, i)
+        for r in range(m):
+            row, target = offset(p, r * step), offset(o, r * o_view[2])
+            ignored = has_ignore and labels[i + r] == ignore_index
+            if not ignored:
+                _, reason = row_fault(row, n, PROBS, False, sum_tol)
+                if reason:
+                    return refuse(report, i + r, reason)
+            for j in range(0, n, 8):
+                here = first_lanes(n - j, splat(0.0))
+                value = log(load_some_double(row, j, here, 1.0))
+                store_some_double(target, j, here, splat(0.0) if ignored else value)
         i += m
 
 
