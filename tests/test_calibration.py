@@ -2,6 +2,11 @@
 
 import json
 import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -323,6 +328,21 @@ def test_files_give_the_figures_of_arrays(tmp_path, capsys, monkeypatch):
     assert loaded.nll_ == pytest.approx(whole.nll_, rel=1e-8)
     assert main(["calibrate", "z.npy"]) == 2
     assert "error: target" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "size", [["3000", "20"], pytest.param(["1000000", "1000"], marks=pytest.mark.slow)], ids=["small", "4 GB"]
+)
+def test_a_file_on_the_disk_is_calibrated_in_few_passes_and_little_memory(size, tmp_path):
+    script = Path(__file__).parent.parent / "ci" / "out_of_core_calibration.py"
+    environment = os.environ | {"PYTHONPATH": str(script.parent.parent)}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", script, *size, tmp_path], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr  # at most 8 passes, and the temperature that was put in
+    peak_mb = float(re.search(r"([\d,]+) MB of memory", done.stdout)[1].replace(",", ""))
+    assert peak_mb < 1000
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_saved_calibrator_is_applied_to_files(tmp_path, capsys, monkeypatch):
