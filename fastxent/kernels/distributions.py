@@ -32,6 +32,7 @@ from fastxent.kernels.figures import LABELS, left_out, nll_of, row_figures, tile
 from fastxent.kernels.finish import log_sum
 from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.memory import (
+    in_use,
     load,
     load_some_double,
     offset,
@@ -116,10 +117,10 @@ def softmax(start, stop, like, t_like, integers, reals, labels, class_weight, sa
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
     streaming = integers[FLAG] != 0 and o_view[3] == 1
     buffer, apart = copy_buffer(view, like, n, 0), np.empty(n if o_view[3] != 1 else 0, like.dtype)
-    kept, spare = room(like, n + SPARE), room(like, 32)
+    kept = room(like, n + SPARE + 32)
+    terms, spare = pointer(kept, 0), pointer(kept, n + SPARE)
     i = start
     while i < stop:
-        terms = pointer(kept, 0)  # here: Numba frees an array after its last use, whatever points into it
         m = min(block_rows(view, i, stop, n, 0), block_rows(o_view, i, stop, n, n))
         p, step = row_block(view, like, i, m, n, buffer)
         o = strided(o_view, like, i)
@@ -133,10 +134,11 @@ def softmax(start, stop, like, t_like, integers, reals, labels, class_weight, sa
                 write_row(share, inverse(row, a), terms, n, target, streaming)
             else:
                 a, k, s = exp_sum_over(row, n, -1, scale, scale_low)
-                softmax_row(row, n, a, k, s, scale, scale_low, target, pointer(spare, 0))
+                softmax_row(row, n, a, k, s, scale, scale_low, target, spare)
             for j in range(apart.size):
                 o[r * o_view[2] + j * o_view[3]] = target[j]
         i += m
+    in_use(kept)
     streamed()
 
 
@@ -151,11 +153,11 @@ def log_softmax(start, stop, like, t_like, integers, reals, labels, class_weight
     buffer, other = copy_buffer(view, like, n, 0), copy_buffer(view, like, n, 0)
     apart = np.empty(n if o_view[3] != 1 else 0, like.dtype)
     kept = room(like, n + SPARE)
+    terms = pointer(kept, 0)
     # A block's rows are written between the reads of the next one's: memory does both at a time.
     i, waiting, step = start, 0, 0
     p = strided(view, like, start)
     while i < stop or waiting > 0:
-        terms = pointer(kept, 0)  # here, as in softmax
         m, held, held_step = 0, p, step
         if i < stop:
             m = min(block_rows(view, i, stop, n, 0), block_rows(o_view, i, stop, n, n))
@@ -186,6 +188,7 @@ def log_softmax(start, stop, like, t_like, integers, reals, labels, class_weight
                     top_figures(row, n, r, scale, scale_low, figures)
         nll_of(figures, values, m, scale, scale_low)
         i, waiting = i + m, m
+    in_use(kept)
     streamed()
 
 

@@ -26,9 +26,9 @@ from fastxent.kernels.simd import (
 )  # fmt: skip
 
 __all__ = [
-    "address", "borrowed", "elements", "load", "load_double", "load_integers", "load_some", "load_some_double",
-    "offset", "pointer", "prefetch", "prefetch_second_level", "scratch", "store", "store_double", "store_some",
-    "store_some_double", "store_streaming", "streamed", "to_aligned",
+    "address", "borrowed", "elements", "in_use", "load", "load_double", "load_integers", "load_some",
+    "load_some_double", "offset", "pointer", "prefetch", "prefetch_second_level", "scratch", "store", "store_double",
+    "store_some", "store_some_double", "store_streaming", "streamed", "to_aligned",
 ]  # fmt: skip
 
 
@@ -95,6 +95,12 @@ def borrowed(typingctx, array):
         return view._getvalue()
 
     return array(array), build
+
+
+@intrinsic
+def in_use(typingctx, array):
+    """Nothing, but the array's last use: Numba frees an array after that, whatever pointers there are into it."""
+    return types.none(array), lambda context, builder, sig, args: context.get_dummy_value()
 
 
 @intrinsic
