@@ -130,9 +130,8 @@ def copy(tmp_path):
     kernels = tmp_path / "fastxent" / "kernels"
     kernels.mkdir(parents=True)
     shutil.copy(PACKAGE / "__init__.py", tmp_path / "fastxent")
-    for name in ("jit.py", "ingredient.py"):
+    for name in ("__init__.py", "sources.py", "jit.py", "ingredient.py"):
         shutil.copy(PACKAGE / "kernels" / name, kernels)
-    (kernels / "__init__.py").touch()
     (kernels / "inner.py").write_text(
         "from fastxent.kernels.jit import inline\n\n@inline\ndef number():\n    return 1.0\n"
     )
@@ -158,16 +157,47 @@ def test_the_cache_notices_an_edit_in_an_inlined_file(copy):
     assert run(VALUE, **cache) == "2.5 1"
 
 
+def test_code_of_sources_that_were_edited_meanwhile_is_not_kept(copy):
+    """Imported, then edited, then compiled: the cache must not say that the old code is the new sources'."""
+    inner, cache = copy / "fastxent" / "kernels" / "inner.py", {"cwd": copy, "FASTXENT_CACHE_DIR": str(copy / "cache")}
+    edit = f"text = open({str(inner)!r}).read(); open({str(inner)!r}, 'w').write(text.replace('1.0', '2.25'))"
+    late = VALUE.replace("print", edit + "; print")
+    assert run(late, **cache) == "1.5 0"
+    assert run(VALUE, **cache) == "2.75 0"
+    assert run(VALUE, **cache) == "2.75 1"
+
+
+@pytest.mark.slow
+def test_processes_that_compile_while_sources_are_edited_get_code_of_one_version(copy):
+    inner, cache = copy / "fastxent" / "kernels" / "inner.py", {"cwd": copy, "FASTXENT_CACHE_DIR": str(copy / "cache")}
+    for version in range(1, 9):
+        processes = [start(VALUE, **cache) for _ in range(2)]
+        time.sleep(0.1 * version)
+        aside = inner.with_suffix(".new")
+        aside.write_text(inner.read_text().replace(f"{version}.0", f"{version + 1}.0") + "# longer\n")
+        os.replace(aside, inner)
+        assert {finish(process).split()[0] for process in processes} <= {f"{version}.5", f"{version + 1}.5"}
+        assert run(VALUE, **cache).split()[0] == f"{version + 1}.5"
+
+
+def test_without_compilation_one_line_says_what_to_do():
+    code = "import numpy, fastxent; fastxent.cross_entropy(numpy.zeros((3, 4)), [0, 1, 2])"
+    process = start(code, NUMBA_DISABLE_JIT="1")
+    _, err = process.communicate()
+    assert process.returncode == 1
+    message = "ImportError: NUMBA_DISABLE_JIT is set, but fastxent's kernels exist only compiled: unset it"
+    assert err.splitlines()[-1] == message
+
+
 def test_every_kernel_file_is_part_of_the_cache_key(tmp_path):
     shutil.copytree(PACKAGE, tmp_path / "fastxent", ignore=shutil.ignore_patterns("__pycache__"))
     sources = sorted((tmp_path / "fastxent" / "kernels").rglob("*.py"))
     code = f"""
-from fastxent.kernels.jit import cache_folder
+from fastxent.kernels.sources import digest
+print(digest())
 for source in {[str(source) for source in sources]}:
-    print(cache_folder())
-    cache_folder.cache_clear()
     open(source, "a").write("# edited")
-print(cache_folder())
+    print(digest())
 """
     folders = run(code, cwd=tmp_path).splitlines()
     assert len(set(folders)) == len(folders) == len(sources) + 1

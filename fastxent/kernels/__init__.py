@@ -2,11 +2,14 @@
 
 >>> from fastxent.kernels import row_cross_entropy
 
-The others, on tiles and slices of rows, are the package's own and may change. Nothing is imported before it is used.
+The others, on tiles and slices of rows, are the package's own and may change. Nothing is imported before it is used,
+except for `sources`, which must be first.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from fastxent.kernels import sources  # noqa: F401
 
 if TYPE_CHECKING:
     from fastxent.kernels.public import (

@@ -29,7 +29,11 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 from numba.misc.appdirs import AppDirs
 
+from fastxent.kernels import sources
 from fastxent.kernels.ingredient import IngredientCompiler, without_repetition
+
+if config.DISABLE_JIT:
+    raise ImportError("NUMBA_DISABLE_JIT is set, but fastxent's kernels exist only compiled: unset it")
 
 __all__ = ["INLINE", "REGISTER", "cache_folder", "call_chunk", "compiled", "inline", "parallel", "part", "prange"]
 
@@ -53,12 +57,12 @@ def inline(function: F) -> F:
 
     Called from Python it still works, through an entry point that is compiled (or loaded) then.
     """
-    return function if config.DISABLE_JIT else _ingredient(function, INLINE)
+    return _ingredient(function, INLINE)
 
 
 def part(function: F) -> F:
     """The same, but one function in the machine code of each kernel that calls it, unless LLVM thinks otherwise."""
-    return function if config.DISABLE_JIT else _ingredient(function, INLINE | {"forceinline": False})
+    return _ingredient(function, INLINE | {"forceinline": False})
 
 
 def _ingredient(function: F, flags: dict[str, Any]) -> F:
@@ -99,17 +103,16 @@ def parallel(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _enter(function: Callable[..., Any], dispatcher: Any) -> Any:
-    if not config.DISABLE_JIT:  # else njit gave the function back
-        dispatcher._cache = _cache_of(function)
-        compile_signature = dispatcher.compile
+    dispatcher._cache = _cache_of(function)
+    compile_signature = dispatcher.compile
 
-        def compile_for_signature(signature: Any) -> Any:
-            with global_compiler_lock, without_repetition():
-                return compile_signature(_without_literals(signature))
+    def compile_for_signature(signature: Any) -> Any:
+        with global_compiler_lock, without_repetition():
+            return compile_signature(_without_literals(signature))
 
-        dispatcher.compile = compile_for_signature
-        if function.__module__.startswith(__package__ + "."):
-            REGISTER[f"{function.__module__}.{function.__qualname__}"] = dispatcher
+    dispatcher.compile = compile_for_signature
+    if function.__module__.startswith(__package__ + "."):
+        REGISTER[f"{function.__module__}.{function.__qualname__}"] = dispatcher
     return dispatcher
 
 
@@ -143,10 +146,8 @@ def cache_folder() -> Path:
     features are part of each entry's name, so machines of different kinds can share one folder.
     """
     root = os.environ.get("FASTXENT_CACHE_DIR") or AppDirs(appname="fastxent", appauthor=False).user_cache_dir
-    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {sys.version} {platform.machine()}".encode())
-    for source in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
-    return Path(root) / digest.hexdigest()[:20]
+    versions = f"{numba.__version__} {llvmlite.__version__} {sys.version} {platform.machine()}"
+    return Path(root) / hashlib.sha256(f"{versions} {sources.AT_IMPORT}".encode()).hexdigest()[:20]
 
 
 # What else changes the generated code, and Numba leaves out of its keys.
@@ -186,6 +187,8 @@ class _KernelCache(caching.Cache):
             return
         path, key = self._entry(sig, data.codegen)
         if b" at 0x" in key:  # an address among the argument types: no other process would find the entry
+            return
+        if sources.digest() != sources.AT_IMPORT:
             return
         try:
             _write(path, key, data._reduce())
