@@ -6,7 +6,6 @@ Sums, square roots and divisions are rounded the same way on every machine; p-va
 import dataclasses
 import math
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
@@ -27,15 +26,16 @@ from fastxent.score_figures import square_root
 LEVEL = 0.95
 
 
-def summarise(state: State, names: tuple[str, ...], kinds: tuple[str, ...], options: dict[str, Any]) -> Comparison:
+def summarise(state: State) -> Comparison:
     """Every figure of the rows that a state covers."""
+    names = state.options.names
     any_pair = next(iter(state.pairs.values()))
     weight = float(exact_sum_value(any_pair.sums[kernels.S])) if state.weighted else float(state.n)
     pairs = [_pair(state, pair, names[i], names[j], weight) for (i, j), pair in state.pairs.items()]
     adjusted = holm([pair.nll.p_value for pair in pairs])
     clusters = [_has_weight(state, pair).sum() for pair in state.pairs.values() if "cluster" in state.names]
     return Comparison(
-        kinds=kinds,
+        kinds=state.options.kind,
         target="labels" if state.hard else ("distributions" if state.n_classes else "none"),
         n_classes=state.n_classes,
         n=state.n,
@@ -45,7 +45,7 @@ def summarise(state: State, names: tuple[str, ...], kinds: tuple[str, ...], opti
         n_clusters=int(clusters[0]) if clusters else None,
         models=_models(state, names, weight),
         pairs=tuple(_with_holm(pair, p) for pair, p in zip(pairs, adjusted)),
-        options=options,
+        options={k: list(v) if isinstance(v, tuple) else v for k, v in vars(state.options).items()},
     )
 
 

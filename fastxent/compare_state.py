@@ -2,10 +2,8 @@
 differ most. Every part of it merges exactly and in any order.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from itertools import combinations, pairwise
+from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,13 +12,25 @@ from fastxent.kernels import differences as kernels
 from fastxent.kernels.exactsum import COMPACT_SIZE, STATE_SIZE, exact_sum_merge
 from fastxent.kernels.groups import BLOCK, SPILL_USED, group_values
 from fastxent.score_groups import numbered
-from fastxent.threads import current_threads
 
-PARALLEL_ROWS = 1 << 14  # with fewer rows, or fewer than so many a group, threads would cost more than they save
-ROWS_A_GROUP = 64
 MOST_GROUPS, MOST_CLUSTERS = 100_000, 10_000_000
 
 NO_LABELS, NO_REALS = np.empty(0, np.int64), np.empty(0)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a comparison is asked for: parts merge only where all of it agrees. See `fastxent.compare`."""
+
+    names: tuple[str, ...]
+    kind: tuple[str, ...]
+    ignore_index: int | None
+    eps: float
+    normalize: bool
+    sum_tol: float
+    temperature: tuple[float, ...]
+    worst: int
+    invalid: str
 
 
 class Rows(NamedTuple):
@@ -55,11 +65,12 @@ class Groups:
             self._slots, self._spill_index = (_longer(x, 1, self.room) for x in (self._slots, self._spill_index))
         self.n_groups = max(n_groups, self.n_groups)
 
-    def add(self, codes: np.ndarray, pair: tuple[np.ndarray, ...], weights: np.ndarray, start: int, stop: int) -> None:
-        """Add rows start .. stop - 1 of a pair's losses and hits."""
-        while start < stop:
+    def add(self, codes: np.ndarray, pair: tuple[np.ndarray, ...], weights: np.ndarray, n: int) -> None:
+        """Add n rows of a pair's losses and hits."""
+        start = 0
+        while start < n:
             self._reserve(BLOCK * len(self._slots))
-            start = kernels.fold_groups(codes, *pair, weights, start, stop, self.outcomes, *self._sums())
+            start = kernels.fold_groups(codes, *pair, weights, start, n, self.outcomes, *self._sums())
 
     def merge(self, other: "Groups", codes: np.ndarray) -> None:
         """Add another one's groups, whose g-th is our codes[g]."""
@@ -91,12 +102,12 @@ class Pair:
         self.classes = Groups(n_classes, weighted)
         self.groups = {name: Groups(0, weighted) for name in partitions}
 
-    def add(self, rows: Rows, pair: tuple[np.ndarray, ...], start: int, stop: int) -> None:
-        """Add rows to everything but the groups by name."""
-        given = rows.weights, rows.labels, rows.ids, rows.first_id, start, stop
+    def add(self, rows: Rows, pair: tuple[np.ndarray, ...], n: int) -> None:
+        """Add n rows to everything but the groups by name."""
+        given = rows.weights, rows.labels, rows.ids, rows.first_id, 0, n
         kernels.fold_rows(*pair, *given, self.sums, *self.lists)
-        labels = rows.labels if rows.labels.size else np.zeros(len(pair[0]), np.int64)
-        self.classes.add(labels, pair, rows.weights, start, stop)
+        labels = rows.labels if rows.labels.size else np.zeros(n, np.int64)
+        self.classes.add(labels, pair, rows.weights, n)
 
     def merge(self, other: "Pair", codes: dict[str, np.ndarray]) -> None:
         """Add another one's rows; codes: for each of its groups by name, which of ours it is."""
@@ -113,6 +124,7 @@ class State:
 
     Attributes
     ----------
+    options : Options
     n_classes : int
     hard, weighted : bool
         Whether the targets are class indices; whether rows have weights.
@@ -125,16 +137,13 @@ class State:
     """
 
     def __init__(
-        self, n_models: int, n_classes: int, hard: bool, weighted: bool, worst: int, partitions: tuple[str, ...]
+        self, options: Options, n_classes: int, hard: bool, weighted: bool, partitions: tuple[str, ...]
     ) -> None:
-        self.n_models, self.n_classes, self.hard, self.weighted = n_models, n_classes, hard, weighted
+        self.options, self.n_classes, self.hard, self.weighted = options, n_classes, hard, weighted
         self.n = self.ignored = self.invalid = self.positive = 0
         self.names: dict[str, dict[int | str, int]] = {name: {} for name in partitions}
-        self._worst = worst
-        self.pairs = {places: self._new_pair(partitions) for places in combinations(range(n_models), 2)}
-
-    def _new_pair(self, partitions: tuple[str, ...] = ()) -> Pair:
-        return Pair(self.n_classes if self.hard else 1, self.weighted, self._worst, partitions)
+        kind = n_classes if hard else 1, weighted, options.worst, partitions
+        self.pairs = {places: Pair(*kind) for places in combinations(range(len(options.names)), 2)}
 
     def facts(self) -> dict[str, Any]:
         """What kind of rows it is for."""
@@ -143,76 +152,45 @@ class State:
 
     def twin(self) -> "State":
         """An empty state for the same kind of rows."""
-        return State(self.n_models, worst=self._worst, **self.facts())
+        return State(self.options, **self.facts())
 
     def codes(self, partition: str, values: np.ndarray) -> np.ndarray:
-        """Each row's group, new ones among them. ValueError, and none of them added, where they are too many."""
-        if not values.size:
-            return NO_LABELS
+        """Each row's group, new ones among them."""
+        codes, firsts, _ = numbered(values, values.size)
+        return self._codes_of(partition, values[firsts].tolist())[codes]
+
+    def _codes_of(self, partition: str, values: "list[int | str]") -> np.ndarray:
+        """The groups of names. ValueError, and no new one among them, where there are too many."""
         names, most = self.names[partition], MOST_CLUSTERS if partition == "cluster" else MOST_GROUPS
         known = len(names)
-        codes, firsts, _ = numbered(values, values.size)
-        mine = np.array([names.setdefault(name, len(names)) for name in values[firsts].tolist()], np.int64)
+        codes = np.array([names.setdefault(name, len(names)) for name in values], np.int64)
         if len(names) > most:
             while len(names) > known:
                 names.popitem()
             raise ValueError(f"{partition}: more than {most:,} different values")
-        return mine[codes]
+        return codes
 
     def add(self, rows: Rows, ignored: int, invalid: int) -> None:
         """Add rows."""
         n = rows.losses.shape[1]
         self.n, self.ignored, self.invalid = self.n + n, self.ignored + ignored, self.invalid + invalid
         self.positive += int(np.count_nonzero(rows.weights)) if self.weighted else n
-        threads = current_threads()
-        many = n >= max(PARALLEL_ROWS, ROWS_A_GROUP * len(self.pairs) * (self.n_classes if self.hard else 1))
-        cuts = [n * k // (threads if many else 1) for k in range((threads if many else 1) + 1)]
-        work: list[Callable[[], None]] = []
-        parts: list[tuple[Pair, Pair]] = []
         for (i, j), pair in self.pairs.items():
             given = rows.losses[i], rows.losses[j], rows.hits[i], rows.hits[j]
-            for low, high in pairwise(cuts):
-                part = pair if low == 0 else self._new_pair()
-                if part is not pair:
-                    parts.append((pair, part))
-                work.append(partial(part.add, rows, given, low, high))
+            pair.add(rows, given, n)
             for name, codes in rows.codes.items():
-                groups = pair.groups[name]
-                groups.grow(len(self.names[name]))
-                work.append(partial(groups.add, codes, given, rows.weights, 0, n))
-        run_all(work, threads if n >= PARALLEL_ROWS else 1)
-        for pair, part in parts:
-            pair.merge(part, {})
+                pair.groups[name].grow(len(self.names[name]))
+                pair.groups[name].add(codes, given, rows.weights, n)
 
     def merge(self, other: "State") -> None:
         """Add the rows of another one, which stays as it is."""
-        mapped = {}
-        for name, values in other.names.items():
-            mapped[name] = self.codes_of(name, values)
+        mapped = {name: self._codes_of(name, list(values)) for name, values in other.names.items()}
         for places, pair in self.pairs.items():
             for name in mapped:
                 pair.groups[name].grow(len(self.names[name]))
             pair.merge(other.pairs[places], mapped)
-        self.n, self.ignored, self.invalid = (
-            self.n + other.n,
-            self.ignored + other.ignored,
-            self.invalid + other.invalid,
-        )
-        self.positive += other.positive
-
-    def codes_of(self, partition: str, values: dict[int | str, int]) -> np.ndarray:
-        """The same for another state's names."""
-        mine = self.names[partition]
-        return np.array([mine.setdefault(name, len(mine)) for name in values], np.int64)
-
-
-def run_all(work: Sequence[Callable[[], Any]], threads: int) -> list[Any]:
-    """Call functions side by side; what each returns."""
-    if threads == 1 or len(work) == 1:
-        return [task() for task in work]
-    with ThreadPoolExecutor(threads - 1) as pool:
-        others = [pool.submit(task) for task in work[1:]]
-        return [work[0](), *(other.result() for other in others)]
+        for count in ("n", "ignored", "invalid", "positive"):
+            setattr(self, count, getattr(self, count) + getattr(other, count))
 
 
 def _longer(array: np.ndarray, axis: int, size: int) -> np.ndarray:
@@ -222,9 +200,3 @@ def _longer(array: np.ndarray, axis: int, size: int) -> np.ndarray:
     out = np.zeros(shape, array.dtype)
     out[tuple(slice(n) for n in array.shape)] = array
     return out
-
-
-def pieces(n: int, step: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of n rows, so many at a time."""
-    for start in range(0, n, step):
-        yield start, min(start + step, n)

@@ -1,17 +1,13 @@
 """Two or more models on the same rows: `compare` for arrays at hand, `Comparer` for predictions that come in parts."""
 
-import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from fastxent import checks
-from fastxent.checks import ABSENT, Batch
+from fastxent.checks import Batch
 from fastxent.compare_figures import summarise
 from fastxent.compare_result import (
     Comparison,
@@ -22,12 +18,11 @@ from fastxent.compare_result import (
     Outcomes,
     PairComparison,
 )
-from fastxent.compare_state import NO_LABELS, NO_REALS, Rows, State, pieces, run_all
-from fastxent.kernels import batch as kernels
+from fastxent.compare_rows import add_batches
+from fastxent.compare_state import Options, State
 from fastxent.score_groups import as_groups
 from fastxent.scoring import as_names, as_whole
-from fastxent.slices import I64, Predictions, row_slices, rows_cut
-from fastxent.threads import current_threads, limited
+from fastxent.threads import limited
 
 __all__ = [
     "Comparer",
@@ -41,9 +36,6 @@ __all__ = [
     "compare",
 ]
 
-SLICE_ROWS = 1 << 19  # of one model's losses: 4 MB
-PIECE_BYTES = 1 << 20  # of predictions, which the second-level cache then holds for what looks at them again
-MARGIN = 1e-3  # how far a loss must be from where it would tell whether the label is the largest class
 NOTHING_COMPARED = "no row was compared, or each has weight 0: means are NaN"
 
 
@@ -213,7 +205,6 @@ class Comparer:
         threads: int | None = None,
     ) -> None:
         n = as_whole(n_models, "n_models", 2, 1000)
-        self._names = _model_names(names, n)
         kinds = [kind] * n if isinstance(kind, str) else list(kind)
         temperatures = list(temperature) if isinstance(temperature, (list, tuple)) else [temperature] * n
         for name, values in (("kind", kinds), ("temperature", temperatures)):
@@ -225,16 +216,17 @@ class Comparer:
         eps, normalize, sum_tol = checks.as_log_loss_options(eps, normalize, sum_tol)
         if invalid not in ("raise", "count"):
             raise ValueError(f"invalid: {invalid!r} is not one of 'raise', 'count'")
-        self._kinds = tuple(kinds)
-        self._options: dict[str, Any] = {
-            "ignore_index": index if has_ignore else None,
-            "eps": eps,
-            "normalize": normalize,
-            "sum_tol": sum_tol,
-            "temperature": [checks.as_temperature(t) for t in temperatures],
-            "worst": as_whole(worst, "worst", 0, 1_000_000),
-            "invalid": invalid,
-        }
+        self._options = Options(
+            names=_model_names(names, n),
+            kind=tuple(kinds),
+            ignore_index=index if has_ignore else None,
+            eps=eps,
+            normalize=normalize,
+            sum_tol=sum_tol,
+            temperature=tuple(checks.as_temperature(t) for t in temperatures),
+            worst=as_whole(worst, "worst", 0, 1_000_000),
+            invalid=invalid,
+        )
         self._axis, self._threads = axis, threads
         self._state: State | None = None
         self._next = 0
@@ -271,29 +263,16 @@ class Comparer:
             One line that names the argument, the first offending row and the value. Nothing was added then.
         """
         arrays, target, _ = _models(predictions, target, None)
-        if len(arrays) != len(self._names):
-            raise ValueError(f"predictions: {len(arrays)} models; this comparison is of {len(self._names)}")
+        if len(arrays) != len(self._options.names):
+            raise ValueError(f"predictions: {len(arrays)} models; this comparison is of {len(self._options.names)}")
         batches = self._batches(arrays, target, sample_weight)
         first = self._next if start is None else as_whole(start, "start", 0)
         z = batches[0].predictions
         row_ids = as_names(ids, z.shape)
         groups = {name: as_groups(x, z.shape, name) for name, x in (("by", by), ("cluster", cluster)) if x is not None}
         state = self._state_for(batches[0], tuple(groups))
-        into: State | None = None
         with limited(self._threads):
-            for low, high, views, t, s in _slices(batches):
-                n = high - low
-                losses, hits = self._losses(batches, views, t, low, n)
-                labels = t if batches[0].is_hard else NO_LABELS
-                kept, ignored, invalid = self._kept(losses, labels)
-                if into is None:
-                    into = state if n == z.n_rows else state.twin()  # nothing can fail after the whole's losses
-                codes = {name: into.codes(name, x[low:high]) for name, x in groups.items()}
-                given = NO_LABELS if row_ids is None else row_ids[low:high]
-                rows = Rows(losses, hits, s, labels, given, first + low, codes)
-                into.add(rows if kept is None else _taken(rows, kept), ignored, invalid)
-        if into is not None and into is not state:
-            state.merge(into)
+            add_batches(state, self._options, batches, row_ids, first, groups)
         self._state, self._next = state, first + z.n_rows
         return self
 
@@ -319,10 +298,9 @@ class Comparer:
             raise TypeError(f"other: {type(other).__name__} is not a Comparer")
         if other is self:
             raise ValueError("other: a comparison cannot be merged with itself")
-        mine, others = ({"names": c._names, "kind": c._kinds, **c._options} for c in (self, other))
-        for name, value in mine.items():
-            if value != others[name]:
-                raise ValueError(f"other: has {name}={others[name]!r}, this comparison {value!r}")
+        for name, mine in vars(self._options).items():
+            if mine != getattr(other._options, name):
+                raise ValueError(f"other: has {name}={getattr(other._options, name)!r}, this comparison {mine!r}")
         if other._state is not None:
             if self._state is None:
                 self._state = other._state.twin()
@@ -341,8 +319,8 @@ class Comparer:
         """
         state = self._state
         if state is None:
-            state = State(len(self._names), 0, False, False, self._options["worst"], ())
-        result = summarise(state, self._names, self._kinds, dict(self._options))
+            state = State(self._options, 0, False, False, ())
+        result = summarise(state)
         if not result.weight > 0:
             warnings.warn(NOTHING_COMPARED, RuntimeWarning, stacklevel=2)
         return result
@@ -350,14 +328,14 @@ class Comparer:
     def _batches(self, arrays: list[Any], target: Any, sample_weight: Any) -> list[Batch]:
         """Every model's predictions with the target, checked."""
         batches: list[Batch] = []
-        for name, array in zip(self._names, arrays):
-            given = (sample_weight if not batches else None), self._options["ignore_index"]
+        for name, array in zip(self._options.names, arrays):
+            given = (sample_weight if not batches else None), self._options.ignore_index
             batches.append(checks.as_batch(name, array, target, self._axis, None, *given))
             first, z = batches[0].predictions, batches[-1].predictions
             if z.array.shape != first.array.shape:
                 shapes = (checks.full_shape(x, self._axis) for x in (z, first))
                 raise ValueError(
-                    "{}: shape {} does not match {} of shape {}".format(name, *_mixed(shapes, self._names[0]))
+                    "{}: shape {} does not match {} of shape {}".format(name, *_mixed(shapes, self._options.names[0]))
                 )
         return batches
 
@@ -370,7 +348,7 @@ class Comparer:
             "partitions": partitions,
         }
         if self._state is None:
-            return State(len(self._names), worst=self._options["worst"], **facts)
+            return State(self._options, **facts)
         self._refuse_other(facts, "")
         return self._state
 
@@ -387,93 +365,6 @@ class Comparer:
         ):
             if given != before:
                 raise ValueError(f"{prefix}{name}: {'' if given else 'not '}given, unlike in the updates before")
-
-    def _losses(
-        self, batches: list[Batch], views: list[np.ndarray], t: np.ndarray, first: int, n: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Every model's losses of a slice's rows, and whether it is right: float64[models, rows], [models, 0] without.
-
-        Raises for the first row that is refused.
-        """
-        hard = batches[0].is_hard
-        losses = np.empty((len(batches), n))
-        hits = np.empty((len(batches), n if hard else 0))
-        calls = [self._call(k, batches[k], views[k], t) for k in range(len(batches))]
-        seers = [self._seer(k, views[k], t, losses[k]) for k in range(len(batches))] if hard else []
-        row_bytes = max(1, views[0].shape[2] * views[0].itemsize)
-        step = max(1, PIECE_BYTES // row_bytes)
-        threads = min(current_threads(), max(1, n * views[0].shape[2] // kernels.SERIAL_ELEMENTS), n)
-
-        def run(low: int, high: int) -> tuple[int, int, int] | None:
-            """The first row that is refused, by which model, and why (-1: a NaN)."""
-            for start, stop in pieces(high - low, step):
-                cut = low + start, low + stop
-                faults = []
-                for k, call in enumerate(calls):
-                    row, reason = call.run_serial(*cut, losses[k])[:2]
-                    if not reason and math.isnan(losses[k, slice(*cut)].min()):
-                        row, reason = cut[0] + int(np.isnan(losses[k, slice(*cut)]).argmax()), -1
-                        reason = reason if self._options["invalid"] == "raise" else 0
-                    if reason:
-                        faults.append((row, k, reason))
-                    elif hard:
-                        seers[k].run_serial(*cut, hits[k])
-                if faults:
-                    return min(faults)
-            return None
-
-        cuts = [n * k // threads for k in range(threads + 1)]
-        work = [partial(run, *cut) for cut in pairwise(cuts)]
-        faults = [fault for fault in run_all(work, threads) if fault is not None]
-        if faults:
-            row, k, reason = faults[0]
-            if reason > 0:
-                raise batches[k].error(first + row, reason)
-            at = checks.where(first + row, batches[k].predictions.shape)
-            raise ValueError(
-                f"{self._names[k]}: {at} has a NaN or +inf, or only -inf; invalid='count' leaves such rows out"
-            )
-        return losses, hits
-
-    def _call(self, k: int, batch: Batch, z: np.ndarray, t: np.ndarray) -> kernels.Call:
-        """What makes a model's losses, those of the public function for its kind."""
-        options, kind = self._options, self._kinds[k]
-        numbers = options["eps"], options["normalize"], options["sum_tol"]
-        if batch.is_hard:
-            given = z, t, ABSENT, ABSENT, batch.has_ignore, batch.ignore_index
-            if kind == "logits":
-                return kernels.hard_cross_entropy(*given, 0.0, options["temperature"][k])
-            return kernels.hard_nll(*given) if kind == "log_probs" else kernels.hard_log_loss(*given, *numbers)
-        if kind == "logits":
-            return kernels.soft_cross_entropy(z, t, ABSENT, ABSENT, 0.0, options["temperature"][k])
-        return (
-            kernels.soft_nll(z, t, ABSENT, ABSENT)
-            if kind == "log_probs"
-            else kernels.soft_log_loss(z, t, ABSENT, ABSENT, *numbers)
-        )
-
-    def _seer(self, k: int, z: np.ndarray, t: np.ndarray, losses: np.ndarray) -> kernels.Call:
-        """What finds a model's hits. Beyond some losses there is no need to look: more than half of the probability is
-        the label's, or less than one C-th.
-        """
-        kind, tol = self._kinds[k], 0.0 if self._options["normalize"] else self._options["sum_tol"]
-        if kind == "log_probs":  # which need not sum to 1
-            return kernels.label_hits(z, t, losses, -math.inf, math.inf)
-        most, least = (1.0, 1.0) if kind == "logits" else (1.0 + tol, 1.0 - tol)  # what a row's probabilities sum to
-        sure_miss = math.log(z.shape[2] / least) + MARGIN if least > 0.0 else math.inf
-        return kernels.label_hits(z, t, losses, math.log(2.0 / most) - MARGIN, sure_miss)
-
-    def _kept(self, losses: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray | None, int, int]:
-        """The positions of the rows to keep, or None for all; how many are ignored, and invalid."""
-        n, index = losses.shape[1], self._options["ignore_index"]
-        there = labels != index if index is not None else None
-        ignored = 0 if there is None else n - int(np.count_nonzero(there))
-        invalid = 0
-        if self._options["invalid"] == "count":
-            nan = np.isnan(losses).any(0)  # an ignored row's losses are 0
-            invalid = int(np.count_nonzero(nan))
-            there = ~nan if there is None else there & ~nan
-        return (np.flatnonzero(there) if there is not None and ignored + invalid else None), ignored, invalid
 
 
 def _mixed(shapes: Iterator[Any], name: str) -> tuple[Any, str, Any]:
@@ -494,33 +385,3 @@ def _model_names(names: Sequence[str] | None, n: int) -> tuple[str, ...]:
     if twice is not None:
         raise ValueError(f"names: {twice!r} is there twice")
     return tuple(names)
-
-
-def _slices(batches: list[Batch]) -> Iterator[tuple[int, int, list[np.ndarray], np.ndarray, np.ndarray]]:
-    """Yield (start, stop, predictions, t, s) as `Batch.slices` has them, of all models."""
-    lead = batches[0]
-    matrices, target = [batch.predictions for batch in batches], lead.target
-    hard = not isinstance(target, Predictions)
-    if not hard:
-        matrices.append(target)
-    per_row = (8 if hard else 0) + (0 if lead.sample_weight is None else 8)
-    for start, stop, views in row_slices(matrices, per_row, SLICE_ROWS):
-        t = rows_cut(target, start, stop, I64) if hard else views[-1]
-        s = NO_REALS
-        if lead.sample_weight is not None:
-            s = checks.sample_weight_slice(lead.sample_weight, start, stop, lead.predictions.shape)
-        yield start, stop, views[: len(batches)], t, s
-
-
-def _taken(rows: Rows, kept: np.ndarray) -> Rows:
-    """Some of the rows."""
-    take: Callable[[np.ndarray], np.ndarray] = lambda x: x[kept] if x.size else x  # noqa: E731
-    return Rows(
-        losses=np.ascontiguousarray(rows.losses[:, kept]),
-        hits=np.ascontiguousarray(rows.hits[:, kept]) if rows.hits.size else rows.hits,
-        weights=take(rows.weights),
-        labels=take(rows.labels),
-        ids=take(rows.ids) if rows.ids.size else rows.first_id + kept,
-        first_id=0,
-        codes={name: take(codes) for name, codes in rows.codes.items()},
-    )

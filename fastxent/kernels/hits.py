@@ -10,7 +10,7 @@ import numpy as np
 
 from fastxent.kernels.blocks import KEEP, SPREAD, N, first_view, strided
 from fastxent.kernels.jit import compiled, inline
-from fastxent.kernels.memory import load_some, pointer
+from fastxent.kernels.memory import load_some, offset, pointer
 from fastxent.kernels.rows import lanes
 from fastxent.kernels.simd import any_lane, fill, first_lanes, lane_numbers
 
@@ -51,17 +51,21 @@ def hits(start, stop, like, t_like, integers, reals, labels, class_weight, losse
     An ignored row, whose label is out of range, gets anything.
     """
     view, n = first_view(integers), integers[N]
-    column, low, high = view[3], reals[SURE_HIT], reals[SURE_MISS]
+    column, inner, low, high = view[3], view[4], reals[SURE_HIT], reals[SURE_MISS]
     y, loss, to = pointer(labels, 0), pointer(losses, 0), pointer(out, 0)
-    for i in range(start, stop):
-        p, label = strided(view, like, i), min(max(y[i], 0), n - 1)
-        if column == 1 and n <= lanes(p):  # one look costs less than a wrong guess at what the loss says
-            z = fill(p, p[label])
-            beaten = _is_beaten(load_some(p, 0, first_lanes(n, z), -math.inf), z, label)
-            to[i] = np.float64(1 - beaten)
-        elif loss[i] < low or loss[i] > high:
-            to[i] = 1.0 if loss[i] < low else 0.0
-        elif column == 1:
-            to[i] = 1.0 if _is_first(p, n, label) else 0.0
-        else:
-            to[i] = 1.0 if _is_first_apart(p, n, label, column) else 0.0
+    i = start
+    while i < stop:
+        m, p = min(stop - i, inner - i % inner), strided(view, like, i)
+        few = column == 1 and n <= lanes(p)  # one look costs less than a wrong guess at what the loss says
+        for r in range(m):
+            row, label, nll = offset(p, r * view[2]), min(max(y[i + r], 0), n - 1), loss[i + r]
+            if few:
+                z = fill(p, row[label])
+                to[i + r] = np.float64(1 - _is_beaten(load_some(row, 0, first_lanes(n, z), -math.inf), z, label))
+            elif nll < low or nll > high:
+                to[i + r] = 1.0 if nll < low else 0.0
+            elif column == 1:
+                to[i + r] = 1.0 if _is_first(row, n, label) else 0.0
+            else:
+                to[i + r] = 1.0 if _is_first_apart(row, n, label, column) else 0.0
+        i += m
