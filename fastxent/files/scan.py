@@ -201,7 +201,7 @@ def _chosen(files: list[ArrayFile | TableFile], wanted: Wanted, classes: list[st
             chosen[holder][field] = [name]
     used = {name for names in chosen[0].values() for name in names}
     if not wanted.has_target:
-        used |= {"target"} if wanted.target_column is None else set(wanted.target_column.split(","))
+        used |= no_predictions(files[0], wanted)
     chosen[0] = {"predictions": prediction_names(files[0], wanted, used, classes)} | chosen[0]
     return chosen
 
