@@ -328,8 +328,8 @@ def calibrate(
         if apply is not None:
             print(f"{apply}: {written:,} rows of {calibrator.kind.replace('_', '-')}, calibrated")
         parts = [passes, *(1 for done in (result, apply) if done is not None)]
-        shown = " + ".join(str(n) for n in parts if n)
-        print(f"{time.perf_counter() - begin:.2f} s, {shown} passes over the rows")
+        shown = " + ".join(str(n) for n in parts if n) or "0"
+        print(f"{time.perf_counter() - begin:.2f} s, {shown} pass{'es' * (shown != '1')} over the rows")
 
 
 @app.command()
