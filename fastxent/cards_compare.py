@@ -28,7 +28,7 @@ def comparison_card(comparison: "Comparison", title: str, footer: str) -> Group:
         How it came about.
     """
     best = comparison.against_best()
-    pair = comparison.pairs[0] if len(comparison.pairs) == 1 else best[0]
+    pair = comparison.pair()
     parts: list[Any] = [Text(title, "bold"), _what(comparison), "", _models(comparison)]
     if len(comparison.models) > 2:
         note = f"Differences are from {best[0].b}; p-values are adjusted for all {len(comparison.pairs)} pairs (Holm)."

@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from fastxent.cli_options import HOW, SHOW, WHAT, Invalid, JsonOption, Kind, option
+from fastxent.cli_options import HOW, SHOW, WHAT, Invalid, JsonOption, Kind, PlotsOption, ReportOption, option
 from fastxent.terminal import progress, refuse_bad_path, write_json
 
 T = TypeVar("T")
@@ -54,6 +54,8 @@ def compare(
     ] = Invalid.stop,
     worst: Annotated[int, option("Rows that decide to keep, of each side.", SHOW, show_default=True)] = 20,
     json: JsonOption = None,
+    report: ReportOption = None,
+    plots: PlotsOption = None,
 ) -> None:
     """Compare models by their predictions of the same rows, in one pass over each file.
 
@@ -66,6 +68,7 @@ def compare(
         raise ValueError(
             f"A B TARGET: {len(files)} file{'s' * (len(files) != 1)}; need two of predictions or more, and the target"
         )
+    from fastxent.cli_report import Output
     from fastxent.compare_files import compare_files, names_of
     from fastxent.files.scan import Wanted
 
@@ -91,6 +94,7 @@ def compare(
         "worst": worst,
         "invalid": invalid.value,
     }
+    output = Output(context.obj, report, plots)
     rows, n_bytes, begin = 0, 0, time.perf_counter()
     with progress() as show_progress:
 
@@ -99,15 +103,25 @@ def compare(
             rows, n_bytes = done, bytes_read
             show_progress(what, fraction, done, bytes_read)
 
-        result = compare_files(models, target, options, tell).result()
-    elapsed_s = time.perf_counter() - begin
+        comparer, class_names = compare_files(models, target, options, tell)
+        result = comparer.result()
+    elapsed_s, title = time.perf_counter() - begin, ", ".join(files)
+    if output:
+        from fastxent.report.compare import compare_page
+
+        with progress() as show_progress:
+            inputs = dict.fromkeys(files)
+            output.write(
+                lambda run: compare_page(result, title, run, class_names), inputs, result.options, show_progress
+            )
     if json is not None:
         write_json(result.to_dict(), json)
     if json != "-":
-        from fastxent.cards import show, speed
+        from fastxent.cards import show as show_card
+        from fastxent.cards import speed
         from fastxent.cards_compare import comparison_card
 
-        show(comparison_card(result, ", ".join(files), speed(rows, n_bytes, elapsed_s)))
+        show_card(comparison_card(result, title, speed(rows, n_bytes, elapsed_s)))
 
 
 def _each(values: "Sequence[T] | None", n: int, name: str) -> "list[T | None]":

@@ -16,7 +16,7 @@ Models = Sequence[tuple[str, Wanted]]
 
 def compare_files(
     models: Models, target: str | None, options: Mapping[str, Any], tell: Progress | None = None
-) -> "Comparer":
+) -> "tuple[Comparer, list[str] | None]":
     """Compare models by the predictions in files: with the bits of `compare` on arrays of them.
 
     Parameters
@@ -33,6 +33,8 @@ def compare_files(
     Returns
     -------
     Comparer
+    list of str or None
+        The classes' names, where there are any.
 
     Raises
     ------
@@ -53,7 +55,7 @@ def compare_files(
         with checks.part_of((chunk.start + chunk.n_rows,), (chunk.start,)):  # errors name rows of the file
             comparer.update(chunk.predictions, *chunk.others, target=chunk.target, start=chunk.start, **given)
         tell("comparing", scan.fraction, scan.rows_read, scan.bytes_read)
-    return comparer
+    return comparer, scan.class_names
 
 
 def names_of(models: Models) -> tuple[str, ...]:

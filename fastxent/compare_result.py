@@ -5,6 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastxent.compare_frames import columns_of
+from fastxent.report import notebook
+from fastxent.score_frames import frame
 from fastxent.score_result import bits_of, plain
 from fastxent.score_state import ARITHMETIC
 
@@ -246,7 +249,7 @@ class Comparison:
         Parameters
         ----------
         a, b : str, optional
-            May be left out where there are but two.
+            By default the only two; of more models the second best against the best.
 
         Returns
         -------
@@ -264,8 +267,8 @@ class Comparison:
         >>> both.pair("B", "A").nll.value == -both.pair().nll.value
         True
         """
-        if a is None and b is None and len(self.pairs) == 1:
-            return self.pairs[0]
+        if a is None and b is None:
+            return self.pairs[0] if len(self.pairs) == 1 else self.against_best()[0]
         for pair in self.pairs:
             if {pair.a, pair.b} == {a, b}:
                 return pair if pair.a == a else pair.swapped()
@@ -304,6 +307,41 @@ class Comparison:
         values = _values(self) | {"pairs": [pair.to_dict() for pair in self.pairs]}
         result: dict[str, Any] = plain({"schema": SCHEMA, "arithmetic": ARITHMETIC, **values})
         return result
+
+    def to_frame(self, table: str = "models", *, backend: str | None = None) -> Any:
+        """One of the tables as a data frame.
+
+        Parameters
+        ----------
+        table : str
+            "models"; "pairs", a row for every two; "classes", "by" or "rows", of all pairs: where they differ, and the
+            rows that decide.
+        backend : {"pandas", "polars", "pyarrow"}, optional
+            By default the first of them that was imported already, or that is installed.
+
+        Returns
+        -------
+        pandas.DataFrame, polars.DataFrame or pyarrow.Table
+
+        Raises
+        ------
+        ValueError
+            For another table, or one that there is not.
+        ImportError
+            Where there is no such library.
+
+        Examples
+        --------
+        >>> import fastxent
+        >>> both = fastxent.compare([[0.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [2.0, 0.0]], [1, 1])
+        >>> both.to_frame(backend="pyarrow").column("rank").to_pylist()
+        [1, 2]
+        """
+        return frame(columns_of(self, table), backend)
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        return notebook.comparison_html(self)
 
     def __str__(self) -> str:
         """A short table: the models by rank, then the pair, or every model against the best."""

@@ -50,6 +50,10 @@ def run(capsys, *arguments):
     return code, out, err
 
 
+def compared(models, target):
+    return compare_files(models, target, {})[0].result()
+
+
 def as_json(comparison):
     return json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
 
@@ -72,18 +76,18 @@ def test_files_give_the_bits_of_the_arrays(capsys, lead):
 
 def test_blocks_of_other_sizes_and_axes_are_brought_together():
     for first, second in (("old.npy", "new.npy"), ("new.npy", "old.npy")):
-        made = compare_files([(first, Wanted()), (second, Wanted())], "y.npy", {}).result()
+        made = compared([(first, Wanted()), (second, Wanted())], "y.npy")
         x = {"old.npy": OLD, "new.npy": NEW}
         assert made == compare(x[first], x[second], Y)
     np.save("third-t.npy", THIRD.T.copy())
     models = [("old-t.npy", Wanted(axis=0)), ("third-t.npy", Wanted(axis=0))]
-    assert compare_files(models, "y.npy", {}).result() == compare(OLD, THIRD, Y)
+    assert compared(models, "y.npy") == compare(OLD, THIRD, Y)
     images = [x.reshape(20, 30, C).transpose(0, 2, 1).copy() for x in (OLD, NEW.astype("f8"), THIRD)]
     for k, image in enumerate(images):
         np.save(f"image-{k}.npy", image)
     np.save("image-y.npy", Y.reshape(20, 30))
     models = [(f"image-{k}.npy", Wanted(axis=1)) for k in range(3)]
-    assert compare_files(models, "image-y.npy", {}).result() == compare(*images, Y.reshape(20, 30), axis=1)
+    assert compared(models, "image-y.npy") == compare(*images, Y.reshape(20, 30), axis=1)
 
 
 def test_members_of_one_file(capsys):

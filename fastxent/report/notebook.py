@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastxent.report import compare
 from fastxent.report.figures import Figure, headline, of_rows, others
+from fastxent.report.text import fixed, percent, shown
 
 if TYPE_CHECKING:
+    from fastxent.compare_result import Comparison
     from fastxent.score_result import Reliability, Score
 
 _SIDE = 150  # of the diagram, pixels
@@ -18,6 +21,20 @@ def score_html(score: "Score") -> str:
     """A score card: its figures with 95 % intervals, and a small reliability diagram."""
     diagram = _diagram(score.reliability) if score.reliability is not None and score.n else ""
     return card_html(of_rows(score), [*headline(score), *others(score)], diagram)
+
+
+def comparison_html(comparison: "Comparison") -> str:
+    """A comparison: the models by rank, and the figures of two of them."""
+    pair = comparison.pair()
+    lines = "".join(
+        f"<tr>{_cell(str(m.rank), 'text-align:right')}{_cell(shown(m.name))}"
+        f"{_cell(fixed(m.nll, 5), 'text-align:right;font-weight:600')}"
+        f"{_cell('' if m.accuracy is None else percent(m.accuracy), 'text-align:right')}</tr>"
+        for m in sorted(comparison.models, key=lambda m: m.rank)
+    )
+    models = f'<table style="border-collapse:collapse;font-variant-numeric:tabular-nums">{lines}</table>'
+    figures = [*compare.headline(pair), *compare.others(comparison, pair)]
+    return card_html(compare.of_rows(comparison), figures, models)
 
 
 def card_html(title: str, figures: Sequence[Figure], beside: str = "") -> str:

@@ -149,6 +149,21 @@ def classes(axes: Any, score: "Score", names: Sequence[str]) -> None:
     _names_apart(axes, table.n[heaviest], values[heaviest], [shortened(names[k], 14) for k in heaviest.tolist()])
 
 
+def differences(axes: Any, names: Sequence[str], values: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> None:
+    """Differences with their intervals, a line each, the largest at the top; what is infinite or NaN has no dot."""
+    order = np.argsort(np.nan_to_num(values, nan=-math.inf), kind="stable")
+    _quiet(axes, "x")
+    axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
+    places = np.arange(order.size)
+    known = np.isfinite(values[order]) & np.isfinite(lows[order]) & np.isfinite(highs[order])
+    shown = order[known]
+    axes.hlines(places[known], lows[shown], highs[shown], color=ACCENT, linewidth=1.4, alpha=0.6, zorder=2)
+    axes.plot(values[shown], places[known], "o", color=ACCENT, markersize=4, markeredgewidth=0, zorder=3)
+    axes.set_yticks(places, [shortened(names[k], 18) for k in order.tolist()], parse_math=False)
+    axes.set(ylim=(-0.7, order.size - 0.3))
+    axes.set_xlabel("difference of mean NLL, nats", color=MUTED, fontsize=NORMAL)
+
+
 def confusion(axes: Any, score: "Score", names: Sequence[str]) -> list[int]:
     """Of the most confused classes, rows by label and prediction; returns which these are."""
     chosen = most_confused(score)

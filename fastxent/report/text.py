@@ -80,6 +80,39 @@ def percent(x: "float | None", decimals: int = 2) -> str:
     return MISSING if x is None or math.isnan(x) else f"{100 * x:.{decimals}f} %"
 
 
+def signed(x: "float | None", decimals: int = 4) -> str:
+    """`fixed` with a sign.
+
+    Examples
+    --------
+    >>> signed(0.25, 2), signed(-0.25, 2), signed(0.0, 1)
+    ('+0.25', '−0.25', '0.0')
+    """
+    return ("+" if x is not None and x > 0 else "") + fixed(x, decimals)
+
+
+def points(x: "float | None", decimals: int = 2) -> str:
+    """A difference of shares, in percentage points.
+
+    Examples
+    --------
+    >>> points(0.0125), points(-0.5)
+    ('+1.25 pp', '−50.00 pp')
+    """
+    return MISSING if x is None or math.isnan(x) else f"{signed(100 * x, decimals)} pp"
+
+
+def probability(p: "float | None") -> str:
+    """A p-value.
+
+    Examples
+    --------
+    >>> probability(0.0312), probability(2e-21)
+    ('0.031', '2.0×10⁻²¹')
+    """
+    return MISSING if p is None else fixed(p, 3 if p >= 0.01 else 4) if p >= 0.001 or p == 0 else fixed(p, 2)
+
+
 def count(n: int) -> str:
     """A whole number, in groups of three digits."""
     return f"{n:,}"
