@@ -23,7 +23,7 @@ from fastxent.kernels.pairs import compact_pairs
 from fastxent.score_replicates import Replicates
 
 # Raised whenever the same rows could give other bits than before: the kernels' arithmetic, or the card's boundaries.
-ARITHMETIC = 3
+ARITHMETIC = 4
 
 _MAGIC = b"fastxent score state 2\n"
 _SPILL_ROOM = 64

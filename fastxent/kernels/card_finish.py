@@ -14,7 +14,7 @@ from fastxent.kernels import elementary
 from fastxent.kernels.elementary import LN_2, fma
 from fastxent.kernels.jit import INLINE, inline
 from fastxent.kernels.memory import load, pointer, store, store_some
-from fastxent.kernels.simd import bits, first_lanes, from_bits, halves, is_float32, maximum, select
+from fastxent.kernels.simd import bits, by_type, first_lanes, from_bits, halves, is_float32, maximum, select
 from fastxent.kernels.tiles import ROWS
 
 IGNORED, INVALID = -1, -2
@@ -22,12 +22,34 @@ IGNORED, INVALID = -1, -2
 # The rows of a block's figures. OWN: the label's logit, or any.
 A, K, S, TOP, SPREAD, SQUARES, OWN, N_FIGURES = range(8)
 
+# A row's sums are of terms as large as 2^lift, so that none leaves the format (card_rows.py); here that is taken back.
+LIFT32, LIFT64 = 60.0, 500.0
+lift = by_type(LIFT32, LIFT64)
+
 SHARE_ROUNDING = 1.5 * 2.0 ** (52 - 41)
 NO_UNIT = -4000.0  # k of a row without other classes: its unit is 0
 
 
 def unit_of(like, k, s, top, scale, scale_low):
     """2^k·e^((s - top)·(scale + scale_low)), the unit of a row's sums, for eight rows; never much above 1."""
+
+
+def lowered(like, x):
+    """x·2^-lift, as k is lower by it."""
+
+
+@overload(lowered, jit_options=INLINE)
+def _lowered(like, x):
+    return (lambda like, x: x * 2.0**-LIFT32) if is_float32(like) else (lambda like, x: x * 2.0**-LIFT64)
+
+
+def raised(like, k):
+    """k + lift."""
+
+
+@overload(raised, jit_options=INLINE)
+def _raised(like, k):
+    return (lambda like, k: k + LIFT32) if is_float32(like) else (lambda like, k: k + LIFT64)
 
 
 @overload(unit_of, jit_options=INLINE)
@@ -101,13 +123,14 @@ def _settled_share(like, q):
 @inline
 def finish_eight(like, a, k, s, top, spread, squares, own, scale, scale_low, card, r, m):
     """The figures of eight rows, to rows r .. r + m - 1 of the card. Returns -ln q of the largest class."""
-    unit = unit_of(like, k, s, top, scale, scale_low)
-    inner = a * unit
+    unit = unit_of(like, raised(like, k), s, top, scale, scale_low)
+    inner = lowered(like, a) * unit
     q, top_nll = 1.0 / (inner + 1.0), log1p(like, inner)
-    share, unit = inner * q, unit * q
+    share, unit, spread = inner * q, unit * q, lowered(like, spread)
+    least = lowered(like, unit)
     distance = (top - own) * scale
     own_q = decay(like, distance) * q
-    brier = select(distance == 0.0, share * share, (q * q - own_q) + (1.0 - own_q)) + squares * unit * unit
+    brier = select(distance == 0.0, share * share, (q * q - own_q) + (1.0 - own_q)) + squares * least * least
     put(card[0], r, m, settled(like, top_nll + distance))
     put(card[1], r, m, settled(like, top_nll + spread * scale * unit))
     put(card[2], r, m, settled_share(like, q))

@@ -17,7 +17,7 @@ import numpy as np
 from numba.extending import overload
 
 from fastxent.kernels import elementary
-from fastxent.kernels.card_finish import NO_UNIT, OWN, SPREAD, SQUARES, TOP, A, K, S
+from fastxent.kernels.card_finish import NO_UNIT, OWN, SPREAD, SQUARES, TOP, A, K, S, lift
 from fastxent.kernels.elementary import LN_2, MODERATE, exp_shifted_over, exponent_at
 from fastxent.kernels.jit import INLINE, inline
 from fastxent.kernels.memory import load, prefetch
@@ -41,7 +41,7 @@ from fastxent.kernels.simd import (
 from fastxent.kernels.term_sums import one_term, term_constants
 
 # The largest term is about 2^lift; terms are floored at 2^floor_exponent, and squares with them.
-lift, floor_exponent = by_type(60, 500), by_type(-62, -510)
+floor_exponent = by_type(-62, -510)
 # A sum of terms below this (2^-70 and 2^-300 of the largest) is taken again: else what was floored might count.
 too_small = by_type(2.0**-10, 2.0**200)
 # More than this above all other classes (and times 1/T >= 2^-20) the largest leaves them a share of 0.

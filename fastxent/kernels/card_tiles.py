@@ -4,8 +4,8 @@ import math
 
 from fastxent.kernels import elementary
 from fastxent.kernels.blocks import strided
-from fastxent.kernels.card_finish import IGNORED, INVALID, NO_UNIT, blank, finish_tile, put_integers
-from fastxent.kernels.card_rows import far, floor_exponent, lift, too_small
+from fastxent.kernels.card_finish import IGNORED, INVALID, NO_UNIT, blank, finish_tile, lift, put_integers
+from fastxent.kernels.card_rows import far, floor_exponent, too_small
 from fastxent.kernels.elementary import LN_2, LOG2_E, MODERATE, exp_shifted, exp_shifted_over
 from fastxent.kernels.jit import inline
 from fastxent.kernels.memory import load, load_integers, offset, pointer, prefetch

@@ -118,7 +118,8 @@ def divergence_of_logits(zp, zq, n):
         p = _exponential(splat(p_own), x, x_low)
         d, d_low = _difference(x, y)
         d, c_low = _difference(d, splat(c))
-        d_low = ((x_low - y_low) + d_low) + c_low
+        # d_low holds the rounding of x and y, which may be far larger than d: e^-d is 1 - d only near enough.
+        d, d_low = two_sum(d, zero, ((x_low - y_low) + d_low) + c_low)
         shifted, shifted_low = _difference(y, splat(-c))
         far = _exponential(splat(p_own), shifted, shifted_low + y_low) - p
         near = p * fma(-d_low, 1.0 - d, elementary.expm1(-d))

@@ -4,11 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import mpmath
 import numpy as np
-
-EXACT = mpmath.MPContext()
-EXACT.dps = 60
+from reference import EXACT
 
 
 class Limits(NamedTuple):
@@ -56,22 +53,21 @@ class Worst:
         return self
 
 
-def binade(want):
-    """The power of two at or below |want|, of any real array."""
-    if want.dtype == np.float64:  # its exponent's bits, which are there already
-        return (want.view(np.int64) & 0x7FF0000000000000).view(np.float64)
-    return np.ldexp(np.ones_like(want), np.frexp(want)[1] - 1)
+def binade(size):
+    """The power of two at or below each float64 > 0: its exponent's bits."""
+    return (size.view(np.int64) & 0x7FF0000000000000).view(np.float64)
 
 
-def errors(got, want, limits):
-    """(in ulp, relative) of an array, both in units of epsilon. Wrong infinities and NaNs are infinitely wrong.
+def errors(got, want, limits, scale=None):
+    """(in ulp, relative) of an array, in units of epsilon, on the scale of the values or another one.
+
+    Wrong infinities and NaNs are infinitely wrong.
 
     Where the result's type loses digits, an error is on the scale of the least number that keeps them all.
     """
     with np.errstate(all="ignore"):
-        got = got.astype(want.dtype)
-        size = np.maximum(np.abs(want), limits.least)
-        missed = np.abs(got - want) * (1 / limits.epsilon)
+        size = np.maximum(np.abs(want if scale is None else scale).astype(np.float64), limits.least)
+        missed = np.abs(got.astype(want.dtype) - want).astype(np.float64) * (1 / limits.epsilon)
         relative = missed / size
         ulp = missed / binade(size)
     strange = ~np.isfinite(relative)
@@ -83,12 +79,12 @@ def errors(got, want, limits):
     return ulp, relative
 
 
-def exact_errors(got, want, limits):
+def exact_errors(got, want, limits, scale=None):
     """The same of one float against an mpmath number."""
     if not (EXACT.isfinite(want) and math.isfinite(got)):
         beyond = abs(want) >= EXACT.mpf(limits.largest) * (1 + EXACT.mpf(limits.epsilon) / 4)
         right = (math.isnan(got) and EXACT.isnan(want)) or (math.isinf(got) and beyond and (got > 0) == (want > 0))
         return (0.0, 0.0) if right else (math.inf, math.inf)
-    size = max(abs(want), EXACT.mpf(limits.least))
+    size = max(abs(want if scale is None else scale), EXACT.mpf(limits.least))
     missed = abs(EXACT.mpf(got) - want) / EXACT.mpf(limits.epsilon)
     return float(missed / EXACT.ldexp(1, int(EXACT.floor(EXACT.log(size, 2))))), float(missed / size)

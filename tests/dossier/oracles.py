@@ -44,3 +44,57 @@ def sigmoid(x):
     """1 / (1 + e^-x), small ones too."""
     e = np.exp(-np.abs(x))
     return np.where(x < 0, e, 1.0) / (1 + e)
+
+
+# --- rows: arrays of shape (n, C) -------------------------------------------------------------------------------------
+
+
+def times(a, b):
+    """a·b in which 0 wins over inf."""
+    with np.errstate(invalid="ignore"):
+        return np.where((a == 0) | (b == 0), 0.0, a * b)
+
+
+class Softmax:
+    """Everything about softmax(z / T) that takes no difference of near numbers: all sums are of terms >= 0.
+
+    Beside the largest logit's own term, 1, stands the others' sum `rest`, which is never 1 + rest - 1.
+    """
+
+    def __init__(self, z, temperature=1.0):
+        z = wide(z)
+        rows = np.arange(len(z))
+        first = z.argmax(1)
+        self.top = z[rows, first]
+        with np.errstate(all="ignore"):
+            high, low = quotient(z - self.top[:, None], temperature)
+            self.terms = np.where(high < -11000, 0.0, np.exp(high) * (1 + np.where(np.isfinite(low), low, 0.0)))
+            self.terms[rows, first] = 0
+            self.rest = self.terms.sum(1, keepdims=True)
+            self.minus_log = np.log1p(self.rest) - high
+            self.minus_log[rows, first] = np.log1p(self.rest[:, 0])
+            others = 1 + (self.rest - self.terms)
+            others[rows, first] = self.rest[:, 0]
+            self.terms[rows, first] = 1
+            self.share = self.terms / (1 + self.rest)  # q
+            self.others = others / (1 + self.rest)  # 1 - q
+        self.first = first
+
+
+def divergence_of_logits(zp, zq):
+    """Σ p ln(p / q) and Σ p |ln(p / q)| of softmax(zp), softmax(zq): from the logits' differences, less one of them."""
+    p, q = Softmax(zp), Softmax(zq)
+    rows = np.arange(len(zp))
+    with np.errstate(all="ignore"):
+        d = wide(zp) - wide(zq)
+        d = d - d[rows, q.first][:, None]
+        near = np.log1p(times(q.share, np.expm1(d)).sum(1, keepdims=True))
+        ratio = np.where(np.abs(d).max(1, keepdims=True) < 600, d - near, q.minus_log - p.minus_log)
+    terms = times(p.share, ratio)
+    return terms.sum(1), np.abs(terms).sum(1)
+
+
+def log_ratio(p, q):
+    """ln(p / q), near 1 too."""
+    with np.errstate(all="ignore"):
+        return np.where((p < 2 * q) & (q < 2 * p), np.log1p((p - q) / q), np.log(p) - np.log(q))

@@ -9,7 +9,7 @@ from dossier import peers
 from dossier.errors import Worst, binade, errors, exact_errors
 
 BLOCK = 1 << 16  # numbers at a time: what the caches hold
-PIECE = 1 << 26  # numbers a piece: the unit of progress, of resumption and of parallel work
+PIECES = {"every": 1 << 26, "sample": 1 << 23}  # numbers a piece: of progress, resumption and parallel work
 INTEGER = {np.float32: np.uint32, np.float64: np.uint64}
 
 
@@ -119,9 +119,9 @@ def read(text, dtype):
 
 def pieces(case, n, whole):
     """What a sweep is cut into: ("every", from, to) or ("sample", how many, seed)."""
-    total = size_of(case) if whole else n
-    cuts = [(start, min(start + PIECE, total)) for start in range(0, total, PIECE)]
-    return [("every", *cut) if whole else ("sample", cut[1] - cut[0], i) for i, cut in enumerate(cuts)]
+    way, total = ("every", size_of(case)) if whole else ("sample", n)
+    cuts = [(start, min(start + PIECES[way], total)) for start in range(0, total, PIECES[way])]
+    return [(way, *cut) if whole else (way, cut[1] - cut[0], i) for i, cut in enumerate(cuts)]
 
 
 def run(case, piece, libraries):
