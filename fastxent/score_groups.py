@@ -4,7 +4,7 @@ A group's state is that of its rows alone, as `State` has it, packed to the word
 The whole is what the groups' states add up to.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -51,17 +51,24 @@ class Groups:
         self._records, self._codes_pending = np.empty((0, kernels.RECORD), np.int64), np.empty(0, np.int64)
         self._pending = 0
 
-    def add(self, batch: Batch, names: np.ndarray | None, first: int, by: np.ndarray) -> "Groups":
-        """The groups with a batch's rows added; what fails halfway leaves them as they were."""
+    def add(
+        self,
+        batch: Batch,
+        names: np.ndarray | None,
+        first: int,
+        by: np.ndarray,
+        pause: Callable[[], None] = lambda: None,
+    ) -> "Groups":
+        """The groups with a batch's rows added; what fails halfway leaves them as they were. See `add_batch`."""
         if batch.sample_weight is not None and not self.layout.state.weighted:
-            return self._weighed().add(batch, names, first, by)
+            return self._weighed().add(batch, names, first, by, pause)
         if self._pending + batch.predictions.n_rows > PENDING_ROWS:
             self.flush()
         before, known = self._pending, self.values
         marks = [(shard, shard.mark()) for shard in map(self._shard, range(SHARDS))]
         self.values = dict(known)
         try:
-            self._add(batch, names, first, by)
+            self._add(batch, names, first, by, pause)
         except BaseException:
             for shard, mark in marks:
                 shard.restore(mark)
@@ -69,10 +76,11 @@ class Groups:
             raise
         return self
 
-    def _add(self, batch: Batch, names: Any, first: int, by: np.ndarray) -> None:
+    def _add(self, batch: Batch, names: Any, first: int, by: np.ndarray, pause: Callable[[], None]) -> None:
         options, threads = self.layout.state.options, current_threads()
         with ThreadPoolExecutor(max(1, threads)) as pool:
             for start, stop, part, t, s in batch.slices(self._slice_rows(batch, by)):
+                pause()
                 n = stop - start
                 cuts = [start + n * k // threads for k in range(threads + 1)]
                 pieces = list(pool.map(lambda low, high: numbered(by[low:high]), cuts, cuts[1:]))
@@ -160,6 +168,8 @@ class Groups:
 
     def merge(self, other: "Groups") -> "Groups":
         """The groups with another one's rows added; `other` stays as it is, in its figures."""
+        if len(self.values.keys() | other.values.keys()) > MOST_GROUPS:
+            raise ValueError(TOO_MANY)
         if other.layout.state.weighted and not self.layout.state.weighted:
             return self._weighed().merge(other)
         if self.layout.state.weighted and not other.layout.state.weighted:
@@ -168,8 +178,6 @@ class Groups:
         for value, places, values in other.packed():
             code = self.values.setdefault(value, len(self.values))
             self._shard(code % SHARDS).merge(code, places, values)
-        if len(self.values) > MOST_GROUPS:
-            raise ValueError(TOO_MANY)
         return self
 
     def packed(self) -> Iterator[tuple[Value, np.ndarray, np.ndarray]]:

@@ -1,6 +1,6 @@
 """A batch's rows into a score card's state: pieces of rows through the kernels, on as many threads as there are."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from typing import Any
 
@@ -25,8 +25,13 @@ NO_LABELS = np.empty(0, np.int64)
 Given = tuple[np.ndarray, np.ndarray, np.ndarray, int]  # a slice's labels, weights and ids, and the first row's id
 
 
-def add_batch(state: State, batch: Batch, names: np.ndarray | None, first: int) -> State:
-    """The state with a batch's rows added; what fails halfway leaves it as it was."""
+def add_batch(
+    state: State, batch: Batch, names: np.ndarray | None, first: int, pause: Callable[[], None] = lambda: None
+) -> State:
+    """The state with a batch's rows added; what fails halfway leaves it as it was.
+
+    Before each slice ``pause`` is called, which may raise.
+    """
     n_rows, n_classes = batch.predictions.n_rows, batch.predictions.n_classes
     in_two_steps = n_rows <= FEW_ROWS or n_classes > PARALLEL_CLASSES or state.replicates is not None
     threads = 1 if in_two_steps else current_threads()
@@ -35,6 +40,7 @@ def add_batch(state: State, batch: Batch, names: np.ndarray | None, first: int) 
     rows = _new_rows(min(n_rows, FEW_ROWS) if in_two_steps else 0)
     max_rows = max(1, min(FEW_ROWS, SLICE_BYTES // (8 * n_classes))) if in_two_steps else SLICE_ROWS
     for start, stop, z, t, s in batch.slices(max_rows):
+        pause()
         n = stop - start
         if not parts:
             whole = n == n_rows <= FEW_ROWS  # nothing can fail after its rows have been made
@@ -58,11 +64,10 @@ def add_batch(state: State, batch: Batch, names: np.ndarray | None, first: int) 
         if parts[0].replicates is not None:
             some = kernels.ScoreRows(*(column[:n] for column in rows))
             parts[0].replicates.add(some, s, first + start)
-    if parts and state.is_empty():
-        state = parts[0]
-    for part in parts:
-        if part is not state:
-            state.merge(part)
+    if parts and parts[0] is not state:
+        for part in parts[1:]:
+            parts[0].merge(part)
+        state = parts[0] if state.is_empty() else state.merge(parts[0])
     return state
 
 

@@ -1,19 +1,22 @@
 """The score card: `score` for arrays at hand, `Scorer` for predictions that come in parts."""
 
 import dataclasses
+import functools
 import operator
 import os
+import threading
 import warnings
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastxent import checks
 from fastxent.arrays import as_array
+from fastxent.interrupts import interrupts_held
 from fastxent.score_by import GroupScores
 from fastxent.score_figures import summarise
 from fastxent.score_groups import Groups, as_groups
@@ -136,8 +139,25 @@ def score(
     return scorer.update(predictions, target, ids=ids, by=by, sample_weight=sample_weight).result()
 
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _alone(method: Method) -> Method:
+    """A method of Scorer that waits until no other thread is in one of them."""
+
+    @functools.wraps(method)
+    def call(self: "Scorer", *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
 class Scorer:
     """A score card that is filled in parts. Parts merged in any order give the bits of the whole.
+
+    Threads may share one: they wait for each other. Ctrl-C amid an update is answered between two pieces of the rows,
+    and nothing of them was added then, or after the last one.
 
     Parameters
     ----------
@@ -212,6 +232,7 @@ class Scorer:
         self._claimed: Rows = {}
         self._next = 0
         self.about: dict[str, Any] = {}
+        self._lock = threading.RLock()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -228,6 +249,7 @@ class Scorer:
         """For each `source` of updates, the rows of it that are covered, as in `rows`."""
         return {source: tuple(rows) for source, rows in self._claimed.items() if source}
 
+    @_alone
     def update(
         self,
         predictions: ArrayLike,
@@ -287,13 +309,13 @@ class Scorer:
         state = self._state if self._state is not None else kind(options, z.n_classes, batch.is_hard)
         if not isinstance(state, kind):
             raise ValueError(f"by: {'not ' if by is None else ''}given, unlike in the updates before")
-        with limited(self._threads):
+        with limited(self._threads), interrupts_held() as pause:
             if isinstance(state, Groups):
-                self._state = state.add(batch, names, first, as_groups(by, z.shape))
+                self._state = state.add(batch, names, first, as_groups(by, z.shape), pause)
             else:
-                self._state = add_batch(state, batch, names, first)
-        self._n_classes, self._next = z.n_classes, first + z.n_rows
-        self._claimed.update(claimed)
+                self._state = add_batch(state, batch, names, first, pause)
+            self._n_classes, self._next = z.n_classes, first + z.n_rows
+            self._claimed.update(claimed)
         return self
 
     def merge(self, other: "Scorer") -> "Scorer":
@@ -318,6 +340,11 @@ class Scorer:
             raise TypeError(f"other: {type(other).__name__} is not a Scorer")
         if other is self:
             raise ValueError("other: a score card cannot be merged with itself")
+        first, second = sorted((self, other), key=id)  # in one order everywhere: two threads may merge crosswise
+        with first._lock, second._lock:
+            return self._merge(other)
+
+    def _merge(self, other: "Scorer") -> "Scorer":
         for name, mine in self.options.items():
             if mine != other.options[name]:
                 raise ValueError(f"other: has {name}={other.options[name]!r}, this score card {mine!r}")
@@ -330,12 +357,15 @@ class Scorer:
                 raise ValueError("other: class indices and distributions do not go into one score card")
             if type(state) is not type(other._state):
                 raise ValueError("other: one of the score cards has groups (by), the other one has none")
-            merge: Any = state.merge
-            self._state = merge(other._state)
-        self._n_classes, self._next = self._n_classes or other._n_classes, max(self._next, other._next)
-        self._claimed.update(claimed)
+        with interrupts_held():
+            if other._state is not None:
+                merge: Any = state.merge
+                self._state = merge(other._state)
+            self._n_classes, self._next = self._n_classes or other._n_classes, max(self._next, other._next)
+            self._claimed.update(claimed)
         return self
 
+    @_alone
     def result(self) -> Score:
         """Return the figures of the rows so far.
 
@@ -400,6 +430,7 @@ class Scorer:
     def _empty(self) -> State:
         return State(self._options, self._n_classes or 0, hard=bool(self._n_classes))
 
+    @_alone
     def _to_bytes(self) -> bytes:
         facts = {
             "known_classes": self._n_classes,
@@ -413,6 +444,7 @@ class Scorer:
         return (self._state if self._state is not None else self._empty()).to_bytes(facts)
 
     def _from_bytes(self, content: bytes, name: str) -> None:
+        self._lock = threading.RLock()
         state, header, extra = read_state(content, name)
         try:
             content_of = Groups.from_arrays(state, header["groups"], **extra) if "groups" in header else state
