@@ -199,7 +199,7 @@ def score(
         "bootstrap": bootstrap,
         "seed": seed,
     }
-    output = Output(context.obj, report, plots)
+    output = Output(context.obj, (predictions, target), report, plots)
     job = Job(predictions, target, wanted, options, first_row)
     state = None if resume is None else StateFile(resume, save_every)
     done, n_bytes, cluster_s, begin = 0, 0, 0.0, time.perf_counter()
@@ -229,7 +229,7 @@ def score(
     if output:
         names = job.scan().class_names
         with progress() as show_progress:
-            output.write_score(result, title, names, (predictions, target), show_progress)
+            output.write_score(result, title, names, show_progress)
     if json is not None:
         write_json(result.to_dict(), json)
     if json != "-":
@@ -250,6 +250,7 @@ app.command("compare")(_compare)
 
 @app.command()
 def calibrate(
+    context: typer.Context,
     predictions: Annotated[str, typer.Argument(help="A file of predictions, as for score.", metavar="PREDICTIONS")],
     target: Annotated[
         str | None,
@@ -283,6 +284,8 @@ def calibrate(
         str | None, _option("Write what was fitted to FILE, for --load and fastxent.fit's load.", _SHOW, metavar="FILE")
     ] = None,
     json: JsonOption = None,
+    report: ReportOption = None,
+    plots: PlotsOption = None,
 ) -> None:
     """Find what calibrates predictions by maximum likelihood, and show what it changes; or apply what was found.
 
@@ -297,8 +300,10 @@ def calibrate(
     if apply is not None and not apply.endswith(".npy"):
         raise ValueError(f"--apply: {apply} does not end in .npy")
     from fastxent.calibrate_files import apply_to_file, calibrate_files, evaluate_files, load_calibrator
-    from fastxent.files.scan import Wanted
+    from fastxent.cli_report import Output
+    from fastxent.files.scan import Scan, Wanted
 
+    output = Output(context.obj, (predictions, target), report, plots)
     wanted = Wanted(columns, target_column, weight_column, None, predictions_key, target_key, axis)
     chosen = None if kind is None else kind.value.replace("-", "_")
     begin, result = time.perf_counter(), None
@@ -318,6 +323,12 @@ def calibrate(
             if any(given is not None for given in (target, target_column, target_key)):
                 result = evaluate_files(calibrator, predictions, target, wanted, tell, bootstrap=bootstrap, seed=seed)
         written = 0 if apply is None else apply_to_file(calibrator, predictions, apply, wanted, tell)
+        if output:
+            if result is None:
+                raise ValueError("--report: needs a TARGET besides --load")
+            title = predictions if target is None else f"{predictions}, {target}"
+            names = Scan(predictions, target, wanted).class_names
+            output.write_calibration(calibrator.to_dict(), result, title, names, tell)
     if save is not None:
         calibrator.save(save)
     if json is not None:
@@ -353,14 +364,14 @@ def merge(
     from fastxent.cli_report import Output
     from fastxent.score_resume import merge_states
 
-    pages, begin = Output(context.obj, report, plots), time.perf_counter()
+    pages, begin = Output(context.obj, states, report, plots), time.perf_counter()
     with progress() as tell:
         scorer = merge_states(states, unfinished, lambda fraction: tell("merging", fraction, 0, 0))
         result = scorer.result()
         n = scorer.about["merged"]
         title = f"{n:,} state" + "s" * (n != 1)
         if pages:
-            pages.write_score(result, title, None, states, tell)
+            pages.write_score(result, title, None, tell)
     if output is not None:
         scorer.save(output)
     if json is not None:

@@ -6,7 +6,7 @@ import platform
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,13 @@ from fastxent.files.source import is_remote
 from fastxent.terminal import refuse_bad_path
 
 if TYPE_CHECKING:
+    from fastxent.fit import Calibration
     from fastxent.report.page import File, Page, Run
     from fastxent.score_result import Score
 
 BLOCK_BYTES = 1 << 22
+
+Progress = Callable[[str, float, int, int], None]
 
 
 class Output:
@@ -29,11 +32,19 @@ class Output:
     ----------
     arguments : sequence of str
         The command's.
+    inputs : sequence of str or None
+        Files, patterns or folders that will be read; the report has their checksums.
     report, plots : str or None
         A file and a folder.
     """
 
-    def __init__(self, arguments: "Sequence[str] | None", report: str | None, plots: str | None) -> None:
+    def __init__(
+        self,
+        arguments: "Sequence[str] | None",
+        inputs: "Sequence[str | None]",
+        report: "str | None",
+        plots: "str | None",
+    ) -> None:
         self._arguments, self._report, self._plots = arguments or (), report, plots
         self._begin_s = time.perf_counter()
         if report == "-":
@@ -43,55 +54,57 @@ class Output:
             folder = plots if os.path.isdir(plots) else os.path.dirname(os.path.abspath(plots))
             if os.path.isfile(plots) or not os.access(folder, os.W_OK):
                 raise ValueError(f"--plots: cannot write into {plots}")
+        self._inputs: dict[str, tuple[int, int] | None] = {}
         if self:
             from fastxent.report.images import require
 
             require()
+            paths = [path for given in inputs if given is not None for path in _files_of(given)]
+            self._inputs = {path: _facts(path) for path in paths}
 
     def __bool__(self) -> bool:
         return self._report is not None or self._plots is not None
 
-    def write_score(
-        self,
-        score: "Score",
-        title: str,
-        names: Sequence[str] | None,
-        inputs: Iterable[str | None],
-        tell: Callable[[str, float, int, int], None],
-    ) -> None:
+    def write_score(self, score: "Score", title: str, names: "Sequence[str] | None", tell: Progress) -> None:
         """Write a score card's report and plots; ``names`` are the classes'."""
         from fastxent.report.score import score_page
 
         of_probs = {"eps", "normalize", "sum_tol"} if score.kind != "probs" else set()
         options = {name: value for name, value in score.options.items() if name not in of_probs}
-        self.write(lambda run: score_page(score, title, run, names), inputs, options, tell)
+        self.write(lambda run: score_page(score, title, run, names), options, tell)
 
-    def write(
-        self,
-        page_of: "Callable[[Run], Page]",
-        inputs: Iterable[str | None],
-        options: dict[str, Any],
-        tell: Callable[[str, float, int, int], None],
+    def write_calibration(
+        self, fitted: dict[str, Any], result: "Calibration", title: str, names: "Sequence[str] | None", tell: Progress
     ) -> None:
+        """Write a calibration's report and plots; ``fitted`` is what the calibrator's `to_dict` gives."""
+        from fastxent.report.calibration import calibration_page
+
+        options = {"bins": result.before.options["bins"], "ignore_index": result.before.options["ignore_index"]}
+        self.write(lambda run: calibration_page(fitted, result, title, run, names), options, tell)
+
+    def write(self, page_of: "Callable[[Run], Page]", options: "dict[str, Any]", tell: Progress) -> None:
         """Write what was asked for.
 
         Parameters
         ----------
         page_of : callable
             Makes the page of what was run.
-        inputs : iterable of str or None
-            Files, patterns or folders that were read; the report has their checksums.
         options : dict
-            What the figures depend on besides.
+            What the figures depend on besides the files.
         tell : callable
             Is told about progress, as in `score_files`.
+
+        Raises
+        ------
+        ValueError
+            Where a file is no longer what it was at first.
         """
         from fastxent.report.images import write_images
         from fastxent.report.page import Run, render
         from fastxent.score_state import ARITHMETIC, write_atomically
 
         elapsed_s = time.perf_counter() - self._begin_s
-        files = checksums(inputs, tell) if self._report is not None else []
+        files = self._checksums(tell) if self._report is not None else []
         facts = [("time", f"{elapsed_s:.2f} s"), *_versions(ARITHMETIC), *_told(options)]
         page = page_of(Run(_command(self._arguments), _utc(time.time()), facts, files))
         if self._report is not None:
@@ -99,27 +112,32 @@ class Output:
         if self._plots is not None:
             write_images(page.drawings(), self._plots, write_atomically)
 
+    def _checksums(self, tell: Progress) -> "list[File]":
+        """Names, sizes and SHA-256 of the files that were read."""
+        from fastxent.report.page import File
+        from fastxent.report.text import shown
 
-def checksums(inputs: Iterable[str | None], tell: Callable[[str, float, int, int], None]) -> "list[File]":
-    """Names, sizes and SHA-256 of files, of those that patterns and folders stand for too."""
-    from fastxent.report.page import File
-    from fastxent.report.text import shown
+        total, done, found = sum(facts[0] for facts in self._inputs.values() if facts), 0, []
+        for path, facts in self._inputs.items():
+            if facts is None:
+                found.append(File(shown(_without_secrets(path)), None, "", "not computed: it is not on this machine"))
+                continue
+            digest = hashlib.sha256()
+            with open(path, "rb") as file:
+                while block := file.read(BLOCK_BYTES):
+                    digest.update(block)
+                    done += len(block)
+                    tell("checksums", min(1.0, done / max(1, total)), 0, 0)
+            if _facts(path) != facts:
+                raise ValueError(f"{path}: was changed while it was read; nothing that was read of it counts")
+            found.append(File(shown(path), facts[0], _utc(facts[1] / 1e9), digest.hexdigest()))
+        return found
 
-    paths = [path for given in inputs if given is not None for path in _files_of(given)]
-    sizes = [0 if is_remote(path) else os.stat(path).st_size for path in paths]
-    total, done, found = max(1, sum(sizes)), 0, []
-    for path, size in zip(paths, sizes):
-        if is_remote(path):
-            found.append(File(shown(_without_secrets(path)), None, "", "not computed: it is not on this machine"))
-            continue
-        digest, changed = hashlib.sha256(), os.stat(path).st_mtime
-        with open(path, "rb") as file:
-            while block := file.read(BLOCK_BYTES):
-                digest.update(block)
-                done += len(block)
-                tell("checksums", min(1.0, done / total), 0, 0)
-        found.append(File(shown(path), size, _utc(changed), digest.hexdigest()))
-    return found
+
+def _facts(path: str) -> tuple[int, int] | None:
+    """(bytes, nanoseconds of the last change); None of an address."""
+    stat = None if is_remote(path) else os.stat(path)
+    return None if stat is None else (stat.st_size, stat.st_mtime_ns)
 
 
 def _files_of(given: str) -> list[str]:

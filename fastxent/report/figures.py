@@ -25,7 +25,7 @@ class Figure(NamedTuple):
 
 def headline(score: "Score") -> list[Figure]:
     """The figures that come first."""
-    return [_nll(score), _perplexity(score), *(_main(score) if score.accuracy is not None else _soft(score))]
+    return [_nll(score), perplexity(score), *(_main(score) if score.accuracy is not None else _soft(score))]
 
 
 def others(score: "Score") -> list[Figure]:
@@ -98,7 +98,8 @@ def _nll(score: "Score") -> Figure:
     return figure._replace(note=f"negative log-likelihood; {fixed(score.nll_bits, min(decimals, 8))} bits")
 
 
-def _perplexity(score: "Score") -> Figure:
+def perplexity(score: "Score") -> Figure:
+    """Of the mean NLL, its interval too."""
     low, high = score.nll_interval
     interval = (math.exp(low), math.exp(high)) if high < 700 else UNKNOWN
     return measured("Perplexity", score.perplexity, interval, "", "exp of the mean NLL")

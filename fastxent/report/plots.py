@@ -22,6 +22,7 @@ SMALL, NORMAL = 7.5, 9.0  # sizes of letters
 
 MOST_NAMED = 24  # classes with a line each in the plot of classes
 MOST_CONFUSED = 12  # classes in the plot of confusion
+MOST_POINTS = 3000  # classes with a dot each
 LABELLED = 6  # classes named among many
 
 
@@ -90,9 +91,12 @@ def nll_histogram(axes: Any, score: "Score") -> None:
             axes.bar(at + 0.5, n[k] / total, 0.92, color=WARM, alpha=0.75, linewidth=0, zorder=2)
             labels.append((at + 0.5, name))
             at += 3
-    decades = [10.0**d for d in range(-6, 3) if edges[low + 1] <= 10.0**d <= edges[min(high + 1, n.size - 2)]]
-    every = 1 if len(decades) <= 7 else 2
-    marks = [(_place(edges, x), f"{x:g}" if x >= 1e-3 else f"1e{round(math.log10(x))}") for x in decades[::every]]
+    first, last = edges[low + 1], edges[min(high + 1, n.size - 2)]
+    ticks = [x for x in 10.0 ** np.arange(-6, 3) if first <= x <= last]
+    if len(ticks) < 3:
+        ticks = [m * x for x in 10.0 ** np.arange(-6, 3) for m in (1, 2, 5) if first <= m * x <= last]
+    every = 1 if len(ticks) <= 7 else 2
+    marks = [(_place(edges, x), f"{x:g}" if x >= 1e-3 else f"1e{round(math.log10(x))}") for x in ticks[::every]]
     if low == 0:
         marks = [(0.5, "0"), *(mark for mark in marks if mark[0] > 5)]
     marks += labels
@@ -138,7 +142,10 @@ def classes(axes: Any, score: "Score", names: Sequence[str]) -> None:
     _quiet(axes, "both")
     axes.axhline(score.nll, color=INK, linewidth=0.9, zorder=1)
     n = table.n[here]
-    _points(axes, n, values[here], np.isinf(table.nll[here]), "^", 0.55 if here.size < 500 else 0.35)
+    if here.size > MOST_POINTS:
+        _clouds(axes, n, values[here])
+    else:
+        _points(axes, n, values[here], np.isinf(table.nll[here]), "^", 0.55 if here.size < 500 else 0.35)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: compact(value))
     axes.minorticks_off()
@@ -227,6 +234,16 @@ def _points(axes: Any, x: Any, y: Any, infinite: np.ndarray, marker: str, alpha:
     size = 4 if alpha == 1.0 else 3
     axes.plot(x[~infinite], y[~infinite], "o", color=ACCENT, markersize=size, alpha=alpha, markeredgewidth=0, zorder=3)
     axes.plot(x[infinite], y[infinite], marker, color=WARM, markersize=5, markeredgewidth=0, zorder=3, linestyle="none")
+
+
+def _clouds(axes: Any, x: np.ndarray, y: np.ndarray) -> None:
+    """Squares, the darker the more points there are in them."""
+    edges = np.geomspace(x.min(), 1.0001 * x.max() + 1e-9, 41), np.linspace(0, 1.0001 * y.max() + 1e-9, 31)
+    found = np.histogram2d(x, y, edges)[0]
+    for i, j in np.argwhere(found):
+        alpha = 0.15 + 0.85 * math.log1p(found[i, j]) / math.log1p(found.max())
+        (left, right), (bottom, top) = edges[0][i : i + 2], edges[1][j : j + 2]
+        axes.bar(left, top - bottom, right - left, bottom, align="edge", color=ACCENT, alpha=alpha, linewidth=0)
 
 
 def _names_apart(axes: Any, x: Any, y: Any, names: Sequence[str]) -> None:

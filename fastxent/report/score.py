@@ -33,7 +33,7 @@ def score_page(score: "Score", title: str, run: Run, names: "Sequence[str] | Non
     names : sequence of str, optional
         The classes' names; by default their numbers.
     """
-    names = [str(k) for k in range(score.n_classes)] if names is None else [shown(name) for name in names]
+    names = class_names(score, names)
     sections = []
     if score.n:
         sections += [_loss(score)]
@@ -56,8 +56,13 @@ def score_page(score: "Score", title: str, run: Run, names: "Sequence[str] | Non
     return Page("score", shown(title), of_rows(score), *figures, sections, run, notice.strip(), note)
 
 
-def reliability_plot(score: "Score", name: str = "reliability") -> Plot:
-    """The reliability diagram with counts."""
+def class_names(score: "Score", names: "Sequence[str] | None") -> list[str]:
+    """What the classes are called on the page."""
+    return [str(k) for k in range(score.n_classes)] if names is None else [shown(name) for name in names]
+
+
+def reliability_plot(score: "Score", when: str = "") -> Plot:
+    """The reliability diagram with counts; ``when`` tells it from another one on the page."""
 
     def draw(figure: Any) -> None:
         above, below = figure.subplots(2, 1, height_ratios=(3.2, 1))
@@ -65,10 +70,11 @@ def reliability_plot(score: "Score", name: str = "reliability") -> Plot:
 
     intervals = "95 % intervals as lines; " if score.weight == score.n else ""
     caption = f"Accuracy by confidence; {intervals}the gap to the diagonal in orange. Below, the rows of each bin."
-    return Plot(Drawing(name, "Reliability diagram: accuracy by confidence", draw, 290), "Reliability", caption)
+    drawing = Drawing(_joined("reliability", when), "Reliability diagram: accuracy by confidence", draw, 290)
+    return Plot(drawing, f"Reliability, {when}" if when else "Reliability", caption)
 
 
-def nll_plot(score: "Score", name: str = "nll") -> Plot:
+def nll_plot(score: "Score", when: str = "") -> Plot:
     """The distribution of NLL."""
 
     def draw(figure: Any) -> None:
@@ -77,7 +83,12 @@ def nll_plot(score: "Score", name: str = "nll") -> Plot:
     n = score.nll_histogram.n
     caption = "Shares of the rows by their NLL, four bins to each doubling"
     caption += "." if n[-2] or n[-1] else "; the line shows which part of the whole loss they make."
-    return Plot(Drawing(name, "Histogram of the rows' NLL", draw, 290), "Distribution of NLL", caption)
+    drawing = Drawing(_joined("nll", when), "Histogram of the rows' NLL", draw, 290)
+    return Plot(drawing, f"Distribution of NLL, {when}" if when else "Distribution of NLL", caption)
+
+
+def _joined(name: str, when: str) -> str:
+    return f"{name}-{when}" if when else name
 
 
 def _loss(score: "Score") -> Section:
@@ -98,7 +109,8 @@ def _classes(score: "Score", names: Sequence[str]) -> Section:
 
     caption = "Mean NLL of the rows with each label; the line is the mean of all rows."
     if not few:
-        caption = f"A dot is a class, named where it makes most of the loss. {caption}"
+        dot = "A dot is a class" if here <= plots.MOST_POINTS else "Squares are the darker the more classes they hold"
+        caption = f"{dot}; those are named that make most of the loss. {caption}"
     plot = Plot(Drawing("classes", "Mean NLL of each class", draw, height), "Loss by class", caption)
     with np.errstate(invalid="ignore"):
         loss = np.where(table.n > 0, table.nll * table.weight, 0.0)
