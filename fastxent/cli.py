@@ -304,6 +304,9 @@ def calibrate(
     from fastxent.files.scan import Scan, Wanted
 
     output = Output(context.obj, (predictions, target), report, plots)
+    evaluates = load is None or any(given is not None for given in (target, target_column, target_key))
+    if output and not evaluates:
+        raise ValueError("--report: needs a TARGET, or --target-column or --target-key, beside --load")
     wanted = Wanted(columns, target_column, weight_column, None, predictions_key, target_key, axis)
     chosen = None if kind is None else kind.value.replace("-", "_")
     begin, result = time.perf_counter(), None
@@ -320,12 +323,10 @@ def calibrate(
             if chosen not in (None, calibrator.kind):
                 raise ValueError(f"--kind: {load} calibrates {calibrator.kind}, not {chosen}")
             calibrator.ignore_index = ignore_index
-            if any(given is not None for given in (target, target_column, target_key)):
+            if evaluates:
                 result = evaluate_files(calibrator, predictions, target, wanted, tell, bootstrap=bootstrap, seed=seed)
         written = 0 if apply is None else apply_to_file(calibrator, predictions, apply, wanted, tell)
-        if output:
-            if result is None:
-                raise ValueError("--report: needs a TARGET besides --load")
+        if output and result is not None:
             title = predictions if target is None else f"{predictions}, {target}"
             names = Scan(predictions, target, wanted).class_names
             output.write_calibration(calibrator.to_dict(), result, title, names, tell)

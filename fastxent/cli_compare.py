@@ -94,7 +94,7 @@ def compare(
         "worst": worst,
         "invalid": invalid.value,
     }
-    output = Output(context.obj, report, plots)
+    output = Output(context.obj, dict.fromkeys(files), report, plots)
     rows, n_bytes, begin = 0, 0, time.perf_counter()
     with progress() as show_progress:
 
@@ -110,10 +110,7 @@ def compare(
         from fastxent.report.compare import compare_page
 
         with progress() as show_progress:
-            inputs = dict.fromkeys(files)
-            output.write(
-                lambda run: compare_page(result, title, run, class_names), inputs, result.options, show_progress
-            )
+            output.write(lambda run: compare_page(result, title, run, class_names), result.options, show_progress)
     if json is not None:
         write_json(result.to_dict(), json)
     if json != "-":

@@ -6,7 +6,7 @@ import platform
 import re
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ class Output:
     ----------
     arguments : sequence of str
         The command's.
-    inputs : sequence of str or None
+    inputs : iterable of str or None
         Files, patterns or folders that will be read; the report has their checksums.
     report, plots : str or None
         A file and a folder.
@@ -41,7 +41,7 @@ class Output:
     def __init__(
         self,
         arguments: "Sequence[str] | None",
-        inputs: "Sequence[str | None]",
+        inputs: "Iterable[str | None]",
         report: "str | None",
         plots: "str | None",
     ) -> None:

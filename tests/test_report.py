@@ -15,7 +15,10 @@ from fastxent.cli import main
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
+from fastxent.fit import TemperatureScaling
 from fastxent.report import text
+from fastxent.report.calibration import calibration_page
+from fastxent.report.compare import compare_page
 from fastxent.report.page import Run, render
 from fastxent.report.score import score_page
 
@@ -38,11 +41,20 @@ def run(line):
     return main(line.split())
 
 
-def example(n=3000, n_classes=10, **more):
+def logits(n, n_classes=10):
     rng = np.random.default_rng(7)
     z = 2 * rng.standard_normal((n, n_classes))
-    y = (z + 1.3 * rng.gumbel(size=z.shape)).argmax(1) if n else np.zeros(0, int)
-    return fastxent.score(z, y, **more)
+    return z, (z + 1.3 * rng.gumbel(size=z.shape)).argmax(1) if n else np.zeros(0, int)
+
+
+def example(n=3000, n_classes=10, **more):
+    return fastxent.score(*logits(n, n_classes), **more)
+
+
+def comparison():
+    z, y = logits(500)
+    by = np.array([*HOSTILE[:4], "b"])[np.arange(500) % 5]
+    return fastxent.compare(z, 0.5 * z, 2 * z, target=y, names=(*HOSTILE[:2], "third"), by=by)
 
 
 class Words(html.parser.HTMLParser):
@@ -90,10 +102,18 @@ def reports(tmp_path_factory):
     for name, (card, names) in cards.items():
         title = HOSTILE[0] if name == "hostile" else name
         (folder / f"{name}.html").write_text(render(score_page(card, title, RUN, names)), "utf-8")
+    z, y = logits(500)
+    calibrator = TemperatureScaling().fit(z, y)
+    pages = {
+        "calibration": calibration_page(calibrator.to_dict(), calibrator.evaluate(z, y), "calibration", RUN),
+        "comparison": compare_page(comparison(), HOSTILE[0], RUN, HOSTILE),
+    }
+    for name, page in pages.items():
+        (folder / f"{name}.html").write_text(render(page), "utf-8")
     return folder
 
 
-KINDS = ["ten", "hostile", "many", "two", "one", "empty", "soft", "infinite", "groups"]
+KINDS = ["ten", "hostile", "many", "two", "one", "empty", "soft", "infinite", "groups", "calibration", "comparison"]
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -106,7 +126,7 @@ def test_a_browser_shows_it_whole_without_complaint_or_request(browser, reports,
         assert browser.run("document.documentElement.scrollWidth") <= width
         background, ink = (browser.run(f"getComputedStyle(document.body).{p}") for p in ("backgroundColor", "color"))
         assert (brightness(background) < brightness(ink)) is dark
-    assert browser.run("document.title").startswith("<script>" if name == "hostile" else name)
+    assert browser.run("document.title").startswith("<script>" if name in ("hostile", "comparison") else name)
     ids = browser.run("Array.from(document.querySelectorAll('[id]'), e => e.id)")
     assert len(ids) == len(set(ids))
 
@@ -153,8 +173,9 @@ def test_it_prints(browser, reports):
     assert browser.run("Array.from(document.querySelectorAll('tbody tr')).filter(r => r.offsetHeight).length") < 200
 
 
-def test_hostile_names_stay_text(reports):
-    page = (reports / "hostile.html").read_text("utf-8")
+@pytest.mark.parametrize("name", ["hostile", "comparison"])
+def test_hostile_names_stay_text(reports, name):
+    page = (reports / f"{name}.html").read_text("utf-8")
     words = Words(page)
     assert words.tags.count("script") == 1
     assert words.tags.count("style") == 1
