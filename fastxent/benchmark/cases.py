@@ -53,6 +53,7 @@ SHAPES = {
     "value_and_grad": Shape("gradients", matrices=2, labels=True, limit="copy"),
     "binary_value_and_grad": Shape("gradients", matrices=3, limit="copy"),
     "score_card": Shape("score", labels=True),
+    "compare": Shape("compare", matrices=2, labels=True),
     "small_call": Shape("calls", labels=True, limit="empty call"),
     "linear": Shape("linear", labels=True, limit="products"),  # of logits, which nobody need make
     "linear_gradient": Shape("linear", labels=True, limit="products"),
@@ -153,6 +154,7 @@ CASES = (
     Case("fortran_order", "float32", 100, _reach(0.5, 4)),
     Case("score_card", "float32", 10, _reach(0.2, 50), quick=True),
     Case("score_card", "float32", 1000, _reach(0.45, 100)),
+    Case("compare", "float32", 10, n_rows=10**6),
     Case("small_call", "float32", 10, Target(over_s=5e-6, against=(("torch", 1), ("scipy", 1))), n_rows=32, quick=True),
     # scikit-learn's own signature, on what a predict_proba returns; the size is the issue's.
     Case("sklearn_log_loss", "float64", 10, Target(against=(("scikit-learn", 40),)), n_rows=10**6),

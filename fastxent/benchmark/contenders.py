@@ -210,6 +210,32 @@ def _torchmetrics_card(z: np.ndarray, y: np.ndarray) -> Call:
     return card
 
 
+def _scipy_comparison(a: np.ndarray, y: np.ndarray, b: np.ndarray) -> Call:
+    """A comparison's main figures, each as NumPy's and SciPy's users would write it."""
+    from scipy.special import logsumexp
+    from scipy.stats import binomtest, ttest_rel
+
+    def comparison() -> Any:
+        own = y[:, None]
+        la, lb = (logsumexp(z, axis=1) - np.take_along_axis(z, own, 1)[:, 0] for z in (a, b))
+        d = la - lb
+        test = ttest_rel(la, lb)
+        test.confidence_interval()
+        right = [z.argmax(1) == y for z in (a, b)]
+        only = [int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())]
+        won = (d < 0).mean(), (d > 0).mean()
+        p_value = binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0
+        of_class = [np.bincount(y, weights=x, minlength=a.shape[1]) for x in (d, d * d, right[0], right[1])]
+        rows = [order[:20] for order in (np.argpartition(d, 20), np.argpartition(-d, 20))] if len(d) > 20 else []
+        return d.mean(), test, right, won, p_value, of_class, rows
+
+    return comparison
+
+
+def both_losses(a: np.ndarray, y: np.ndarray, b: np.ndarray) -> Call:
+    return lambda: (fastxent.cross_entropy(a, y), fastxent.cross_entropy(b, y))
+
+
 class Peer(NamedTuple):
     """Another library's way to compute something."""
 
@@ -401,6 +427,12 @@ WORKS = {
         inputs.labelled,
         lambda z, y: lambda: fastxent.score(z, y).nll,
         {"torchmetrics": Peer(_torchmetrics_card, SLOW_BYTES)},
+    ),
+    "compare": Work(
+        inputs.two_models,
+        lambda a, y, b: lambda: (fastxent.compare(a, b, y).pair().nll.value,),
+        {"scipy": Peer(_scipy_comparison)},
+        _first_of_several,
     ),
 }
 TOLERANCES = {"float16": 1e-2, "bfloat16": 5e-2, "float32": 1e-3, "float64": 1e-9}

@@ -33,6 +33,12 @@ def labelled(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     return logits(case, rng), rng.integers(0, case.n_classes, case.n_rows)
 
 
+def two_models(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Logits, labels, and the logits of a model that is less sure."""
+    z, y = labelled(case, rng)
+    return z, y, z * z.dtype.type(0.5)
+
+
 def probs(case: Case, rng: np.random.Generator) -> np.ndarray:
     z = logits(case, rng)
     return fastxent.softmax(z, out=z)

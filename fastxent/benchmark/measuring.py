@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastxent.benchmark.cases import LARGE_BYTES, SHAPES, Case
-from fastxent.benchmark.contenders import TOLERANCES, WORKS
+from fastxent.benchmark.contenders import TOLERANCES, WORKS, both_losses
 from fastxent.benchmark.references import LIMITS, LOSS_ALONE, PREFETCHED, Call, limit_s, references_of
 
 
@@ -41,7 +41,9 @@ class Problem(NamedTuple):
     n_rows: int
     n_bytes: int  # that must be read or written
     contenders: dict[str, Call]  # "fastxent" first, then its peers
-    references: dict[str, Call]  # reads of the same bytes and the like, and the loss alone for a score card
+    references: dict[
+        str, Call
+    ]  # reads of the same bytes and the like, and losses alone beside cards and comparisons
     absent: dict[str, str]  # peer -> what is not installed
     scales: dict[str, float]  # peer that has a part of the rows -> all rows over its rows
     checks: dict[str, Call]  # the same peers -> fastxent on those rows
@@ -158,6 +160,8 @@ def prepare(case: Case, seed: int = 0) -> Problem:
     references = references_of(case, arrays)
     if case.work == "score_card":
         references[LOSS_ALONE] = WORKS["cross_entropy"].ours(*arrays)
+    if case.work == "compare":
+        references[LOSS_ALONE] = both_losses(*arrays)
     n_rows = arrays[1].size if SHAPES[case.work].labels else len(arrays[0])
     n_bytes = n_rows * case.touched_bytes
     return Problem(case, n_rows, n_bytes, contenders, references, absent, scales, checks)
