@@ -41,9 +41,7 @@ class Problem(NamedTuple):
     n_rows: int
     n_bytes: int  # that must be read or written
     contenders: dict[str, Call]  # "fastxent" first, then its peers
-    references: dict[
-        str, Call
-    ]  # reads of the same bytes and the like, and losses alone beside cards and comparisons
+    references: dict[str, Call]  # reads of the same bytes and the like, and losses alone beside cards and comparisons
     absent: dict[str, str]  # peer -> what is not installed
     scales: dict[str, float]  # peer that has a part of the rows -> all rows over its rows
     checks: dict[str, Call]  # the same peers -> fastxent on those rows
