@@ -34,6 +34,7 @@ PART_BYTES = 1 << 30  # about as much in a part: beginning one costs little besi
 MERGED_AT_ONCE = 16
 LOADING_ROWS = 20_000  # enough for the kernels that many rows take
 TOLD_EVERY_S = 0.2
+SILENT = logging.CRITICAL + 1  # Dask's logs: what goes wrong is raised, and workers that end are no news
 PATIENCE_S = 10.0  # for a scheduler to answer, and to have a worker
 
 Rows = tuple[int, int | None]
@@ -166,7 +167,7 @@ def _started(workers: int) -> "Iterator[Client]":
                 memory_limit=0,  # pages of files count as a worker's memory
                 dashboard_address=None,
                 local_directory=folder,
-                silence_logs=logging.CRITICAL + 1,  # what goes wrong is raised; nothing is told of workers that end
+                silence_logs=SILENT,
             )
         stack.enter_context(cluster)
         client = stack.enter_context(Client(cluster, set_as_default=False))
@@ -194,14 +195,21 @@ def _deaf() -> Iterator[None]:
 def _connected(address: str) -> "Iterator[Client]":
     """A cluster that runs already, and goes on after the block."""
     from distributed import Client
+    from distributed.client import FutureCancelledError
+    from distributed.comm import CommClosedError
+    from distributed.utils import silence_logging_cmgr
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(silence_logging_cmgr(SILENT))
         try:
             client = stack.enter_context(Client(address, timeout=PATIENCE_S, set_as_default=False))
             client.wait_for_workers(1, timeout=PATIENCE_S)
         except (OSError, ValueError, TimeoutError, asyncio.TimeoutError) as error:
             raise OSError(f"--scheduler: {address}: {error}") from None
-        yield client
+        try:
+            yield client
+        except (CommClosedError, FutureCancelledError):
+            raise OSError(f"--scheduler: {address}: went away before the rows were scored; start it again") from None
 
 
 def _absolute(path: str) -> str:

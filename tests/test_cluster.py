@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,9 @@ ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
 
 
-@pytest.fixture(scope="module")
-def scheduler(tmp_path_factory):
-    """The address of a scheduler with two workers of one thread each, as one starts them on machines of a cluster."""
-    folder = tmp_path_factory.mktemp("cluster")
+@contextmanager
+def cluster(folder):
+    """A scheduler and two workers of one thread each, as one starts them on machines of a cluster: address, process."""
     file = folder / "scheduler.json"
     dask = [sys.executable, "-W", "ignore", "-m", "dask"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
@@ -53,11 +53,19 @@ def scheduler(tmp_path_factory):
             address = json.loads(file.read_text())["address"]
             with distributed.Client(address, timeout=60) as client:
                 client.wait_for_workers(2, timeout=60)
-            yield address
+            yield address, first
         finally:
-            for process in (second, first):
-                process.terminate()
-                process.wait(timeout=60)
+            second.kill() if first.poll() is not None else second.terminate()  # without a scheduler it would try on
+            second.wait(timeout=60)
+            first.terminate()
+            first.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory):
+    """The address of a cluster's scheduler."""
+    with cluster(tmp_path_factory.mktemp("cluster")) as (address, _):
+        yield address
 
 
 @pytest.fixture(autouse=True)
@@ -221,6 +229,27 @@ def test_ctrl_c_ends_the_cluster_and_exits_with_130(folder):
     _, left = psutil.wait_procs(family, timeout=20)
     assert left == []
     assert not os.path.exists("never.json")
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_dies_is_told_of_in_one_line(folder, monkeypatch, capsys):
+    endless()
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    went_away = pytest.raises(OSError, match="--scheduler: tcp://.*: went away before the rows were scored")
+    with cluster(folder) as (address, process), went_away:
+        score_on_cluster(Job("x.npy", "y.npy"), scheduler=address, tell=killing(process))
+    assert capsys.readouterr() == ("", "")
+
+
+def killing(process):
+    """Progress that kills a process once rows are being scored."""
+
+    def tell(doing, fraction, rows, n_bytes):
+        if rows:
+            process.kill()
+
+    return tell
 
 
 def busy(process):
