@@ -35,6 +35,7 @@ KERNELS = [
     ("cards", "score_logits", "float32"),
     ("cards", "score_logits_tiles", "float32"),
     ("gradient_chunks", "label_gradients", "float32"),
+    ("gradient_terms", "label_gradients_of_terms", "float32"),
 ]
 LEAST_VECTOR = 8  # packed arithmetic instructions that make an innermost loop a hot one
 MOST_LOOPS = 6  # of a kernel: those with the most arithmetic

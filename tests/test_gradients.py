@@ -234,6 +234,35 @@ def test_the_output_may_be_the_logits_themselves_or_overlap_them(c):
                 assert np.array_equal(got, want), place
 
 
+@FLOATS
+@pytest.mark.parametrize("c", [65, 80, 257])
+@pytest.mark.parametrize("past_the_caches", [False, True])
+def test_a_gradient_has_the_same_bits_beside_a_hessian_and_wherever_it_is_written(
+    c, past_the_caches, dtype, monkeypatch
+):
+    """With a Hessian rows are made otherwise. Among them are some whose terms are far apart, masked or invalid."""
+    monkeypatch.setattr("fastxent.kernels.gradient_calls.STREAM_BYTES", 0 if past_the_caches else 1 << 60)
+    rng = np.random.default_rng([c, 9])
+    for n in (1, 17, 200):
+        z = (3 * rng.standard_normal((n, c))).astype(dtype)
+        kinds = rng.integers(0, 7, n)
+        z[kinds == 1] *= 30
+        z[kinds == 2, 5] = -np.inf
+        z[kinds == 3, c - 1] = np.nan
+        z[kinds == 4] += 600
+        z[kinds == 5, rng.integers(c)] += 150
+        y = rng.integers(0, c, n)
+        y[rng.random(n) < 0.1] = -1
+        options = {"ignore_index": -1, "weight": rng.random(c), "reduction": "none"}
+        loss, want, _ = cross_entropy_value_and_grad(z, y, hessian=True, **options)
+        memory = np.full((n, c + 7), 7, dtype)
+        for out in (None, np.full(n * c + 1, 7, dtype)[1:].reshape(n, c), memory[:, 3:-4], z):
+            found, grad = cross_entropy_value_and_grad(z, y, out=out, **options)
+            assert np.array_equal(found, loss, equal_nan=True)
+            assert np.array_equal(grad, want, equal_nan=True)
+        assert (memory[:, [0, 1, 2, -4, -3, -2, -1]] == 7).all()
+
+
 def test_grad_scale_multiplies_before_rounding():
     made = case(500, 30)
     z16 = made["z"].astype(np.float16)

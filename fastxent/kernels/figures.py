@@ -12,8 +12,8 @@ from fastxent.kernels import elementary
 from fastxent.kernels.blocks import row_block, strided
 from fastxent.kernels.finish import losses_of
 from fastxent.kernels.jit import inline
-from fastxent.kernels.memory import load_integers, offset, pointer, scratch
-from fastxent.kernels.row_groups import group_exp_sums
+from fastxent.kernels.memory import load_integers, offset, pointer, scratch, store_double
+from fastxent.kernels.row_groups import REFERENCE, group_exp_sums, group_terms
 from fastxent.kernels.rows import exp_sum_over, lanes, largest, moments, near_one, too_small
 from fastxent.kernels.simd import fill
 from fastxent.kernels.tiles import PAIR_CLASSES, ROWS, TILES, add_tops, fill_tiles, tile_exp_sum, tile_pair, tile_row
@@ -73,6 +73,37 @@ def row_figures(view, like, n, i, m, label, scale, scale_low, figures, buffer):
                 figures[0, r] = a
                 figures[1, r] = k
                 figures[2, r] = s
+
+
+@inline
+def row_figures_and_terms(
+    p, step, n, m, label, scale, scale_low, figures, terms, terms_step, begin, go_on, end, context
+):
+    """The same with the terms of row_groups.group_terms, which see, where T = 1.
+
+    What k is for them goes to row REFERENCE of the figures: NaN for a row that they do not serve.
+    """
+    f, width = pointer(figures, 0), lanes(p)
+    sums = scratch(np.float64, 0, 128)
+    serves = scale == 1.0
+    if serves:
+        for r in range(0, m, width):
+            group, rows = offset(p, r * step), min(width, m - r)
+            k, served = group_terms(
+                group, step, rows, n, label, r, f, pointer(sums, 0), terms, terms_step, begin, go_on, end, context
+            )
+            store_double(f, REFERENCE * ROWS + r, k)
+            serves &= served
+    if not serves:
+        for r in range(m):
+            f[3 * ROWS + r] = p[r * step + max(label[r], 0)]
+            if scale != 1.0 or not figures[0, r] >= too_small(p):
+                a, k, s = exp_sum_over(offset(p, r * step), n, label[r], scale, scale_low)
+                a, k = near_one(a, k)
+                figures[0, r] = a
+                figures[1, r] = k
+                figures[2, r] = s
+                figures[REFERENCE, r] = math.nan
 
 
 @inline

@@ -6,7 +6,7 @@ what each row's derivatives are multiplied with, or empty. A call's ``scale`` mu
 
 import numpy as np
 
-from fastxent.kernels import gradient_chunks
+from fastxent.kernels import gradient_chunks, gradient_terms
 from fastxent.kernels.batch import STREAM_BYTES, Call, settings, wide_enough
 from fastxent.kernels.blocks import (
     FLAG,
@@ -31,9 +31,12 @@ def hard_gradient(z, labels, s, gradient, hessian, scale, row_scales, class_weig
     options = settings(z.shape[2], has_ignore, ignore_index, temperature, label_smoothing)
     if label_smoothing != 0.0:
         chunk = gradient_chunks.mixed_gradients
+    elif z.shape[2] <= TILE_CLASSES:
+        chunk = gradient_chunks.label_gradients_tiles
+    elif temperature == 1.0 and hessian is None and gradient.strides[2] == gradient.itemsize:
+        chunk = gradient_terms.label_gradients_of_terms
     else:
-        few = z.shape[2] <= TILE_CLASSES
-        chunk = gradient_chunks.label_gradients_tiles if few else gradient_chunks.label_gradients
+        chunk = gradient_chunks.label_gradients
     data = labels, s, class_weight
     return _Runner(chunk, z, None, options, data, gradient, hessian, scale / temperature, temperature, row_scales)
 
@@ -71,10 +74,9 @@ class _Runner:
         ]
         self.row_scales = row_scales  # kept alive with its address
         integers, reals = (option.copy() for option in options)
-        for at, (_, made) in zip((GRADIENT, HESSIAN), (self.results * 2)[:2]):
-            integers[at : at + 5] = view_of(made)
-        integers[KIND] = hessian is not None
         made = self.results[0][1]
+        integers[GRADIENT : HESSIAN + 5] = view_of(made) + view_of(self.results[-1][1])
+        integers[KIND] = hessian is not None
         integers[FLAG] = made.nbytes >= STREAM_BYTES and made.flags.aligned and not np.may_share_memory(made, wide)
         integers[ROW_SCALES] = row_scales.ctypes.data if row_scales.size else 0
         reals[GRADIENT_SCALE], reals[HESSIAN_SCALE] = scale, scale / temperature
@@ -84,7 +86,13 @@ class _Runner:
 
     def run(self, out, sums):
         """Run over the rows, as Call.run."""
-        status = self.call.run(out, sums)
+        return self._deliver(self.call.run(out, sums))
+
+    def run_all(self, out):
+        """Run over the rows, as Call.run_all."""
+        return self._deliver(self.call.run_all(out))
+
+    def _deliver(self, status):
         for result, made in self.results:
             if made is not result:
                 result[...] = rounded(made, result.dtype)

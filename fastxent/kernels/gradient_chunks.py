@@ -37,7 +37,7 @@ from fastxent.kernels.blocks import (
     strided,
 )  # fmt: skip
 from fastxent.kernels.chunks import add_distances
-from fastxent.kernels.figures import LABELS, nll_of, row_figures, tile_figures
+from fastxent.kernels.figures import LABELS, nll_of, row_figures_and_terms, tile_figures
 from fastxent.kernels.gradients import (
     PARTS,
     binary_gradient,
@@ -49,6 +49,7 @@ from fastxent.kernels.gradients import (
     label_tile,
     label_tile_hessian,
     mixed_gradient,
+    refer,
     shares_of,
 )  # fmt: skip
 from fastxent.kernels.jit import compiled, inline
@@ -65,6 +66,7 @@ from fastxent.kernels.memory import (
     streamed,
 )  # fmt: skip
 from fastxent.kernels.narrow import read_type
+from fastxent.kernels.row_groups import nothing
 from fastxent.kernels.rows import lanes
 from fastxent.kernels.simd import fill, first_lanes, splat
 from fastxent.kernels.soft import smoothed_figures, soft_figures
@@ -133,12 +135,12 @@ def spread_row(view, like, i, r, apart):
 
 @compiled
 def label_gradients(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
-    """Logits and class indices, without smoothing, rows in groups."""
+    """Logits and class indices, without smoothing, a block of rows after the other."""
     view, n = first_view(integers), integers[N]
     o_view, h_view = view_at(integers, GRADIENT), view_at(integers, HESSIAN)
     wants_hessian, streaming = integers[KIND] != 0, integers[FLAG] != 0
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
-    figures = scratch(read_type(like), 4, ROWS)
+    figures = scratch(read_type(like), 5, ROWS)
     values = scratch(np.float64, 0, ROWS)
     factors = scratch(np.float64, 0, ROWS)
     scales = scratch(np.float64, 0, ROWS)
@@ -153,7 +155,8 @@ def label_gradients(start, stop, like, t_like, integers, reals, labels, class_we
         bad = read_labels(labels, i, m, n, integers[HAS_IGNORE] != 0, integers[IGNORE], label)
         if bad >= 0:
             return refuse(report, bad, LABEL)
-        row_figures(view, like, n, i, m, label, scale, scale_low, figures, buffer)
+        p, step = row_block(view, like, i, m, n, buffer)
+        row_figures_and_terms(p, step, n, m, label, scale, scale_low, figures, None, 0, nothing, nothing, nothing, ())
         nll_of(figures, values, m, scale, scale_low)
         settle_labels(values, label, m, i, class_weight, sample_weight, True, factors, out, sums)
         row_scales(integers, reals, class_weight, sample_weight, label, i, m, scales)
@@ -162,7 +165,8 @@ def label_gradients(start, stop, like, t_like, integers, reals, labels, class_we
             curvatures_of(f, pointer(factors, 0), g, m, scale, scale_low)
         weigh(scales, reals[GRADIENT_SCALE], m, scales)
         factors_of(f, pointer(scales, 0), g, m, scale, scale_low)
-        p, step = (strided(view, like, i), view[2]) if view[3] == 1 else (pointer(buffer, 0), n)
+        if scale == 1.0:
+            refer(f, g, m)
         for r in range(m):
             row = offset(p, r * step)
             if wants_hessian:  # before the gradient, which may be written in the row's place

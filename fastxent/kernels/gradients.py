@@ -26,10 +26,12 @@ from fastxent.kernels.memory import (
     store,
     store_some_double,
 )  # fmt: skip
+from fastxent.kernels.row_groups import REFERENCE, lowest_term
 from fastxent.kernels.rows import add_terms, exp_sum_over, floor_exponent, lane_sums, lanes, two_sum, two_words
 from fastxent.kernels.simd import (
     add_reduce,
     any_lane,
+    bits,
     by_type,
     fill,
     first_lanes,
@@ -40,12 +42,13 @@ from fastxent.kernels.simd import (
     is_float32,
     join,
     lane_numbers,
+    maximum,
     select,
     splat,
 )  # fmt: skip
 from fastxent.kernels.soft import highest
 from fastxent.kernels.softmax import write_row
-from fastxent.kernels.term_sums import BIAS32, BIAS64, multiplied, one_term, term_constants
+from fastxent.kernels.term_sums import BIAS32, BIAS64, one_term, term_constants
 from fastxent.kernels.tiles import ROWS
 
 
@@ -99,6 +102,7 @@ def fill_row(value, n, target):
 # multiplied with, and the label's entry; for the Hessian what makes a term a probability, the row's factor, the label's
 # entry, and the label's probability.
 FACTOR, OWN, SHARE, CURVATURE, OWN_CURVATURE, OWN_SHARE, PARTS = range(7)
+exponent_place = by_type(23, 52)  # the first bit of a number's exponent
 # Factors outside of this range are not for the logits' type.
 least_factor, largest_factor = by_type(2.0**-100, 2.0**-900), by_type(2.0**100, 2.0**900)
 
@@ -170,7 +174,7 @@ def magic_of(factor, k, s, grain):
 def checked_terms(rare, x, t, lowest, result, factor, context):
     """``result``, but where t is below ``lowest`` or a NaN by ``rare``; 0 for a class without a term; NaN with factor.
 
-    t is the sum whose low bits hold a term's exponent.
+    t is a term, or the sum whose low bits hold its exponent.
     """
     beneath = ~(t >= lowest)
     if any_lane(beneath):
@@ -183,13 +187,6 @@ def checked_terms(rare, x, t, lowest, result, factor, context):
 lowest_sum = by_type(
     float(elementary.ROUND32) + BIAS32 + 8 * elementary.FLOOR32, elementary.ROUND64 + BIAS64 + 8 * elementary.FLOOR64
 )
-
-
-@inline
-def plain_terms(rare, x, constants, factor, context):
-    """factor·e^x·2^-k of a vector of logits; the constants have the factor in them."""
-    result, place = one_term(x, constants)
-    return checked_terms(rare, x, from_bits(place), lowest_sum(x), result, factor, context)
 
 
 @inline
@@ -248,9 +245,10 @@ _rare_of_row, _rare_of_tile = _by_eights(_eight_of_row), _by_eights(_eight_of_ti
 
 @inline
 def plain_value(x, figures):
-    """plain_terms of a row, for write_row."""
-    constants, factor, context = figures
-    return plain_terms(_rare_of_row, x, constants, factor, context)
+    """factor·e^x·2^-k of a row, for write_row."""
+    constants, floor, factor, context = figures
+    term, _ = one_term(maximum(x, floor), constants)
+    return checked_terms(_rare_of_row, x, term, lowest_term(x), term * factor, factor, context)
 
 
 @inline
@@ -258,6 +256,24 @@ def scaled_value(x, figures):
     """scaled_terms of a row."""
     constants, factor, context = figures
     return scaled_terms(_rare_of_row, x, constants, factor, context)
+
+
+@inline
+def refer(f, parts, m):
+    """FACTOR of m rows becomes that of terms relative to REFERENCE, which becomes NaN where they do not serve.
+
+    Powers of two: nothing is rounded.
+    """
+    width = lanes(f)
+    for r in range(0, m, width):
+        k, reference, factor = load(f, ROWS + r), load(f, REFERENCE * ROWS + r), load(parts, FACTOR * ROWS + r)
+        more = k - reference  # 0 or more
+        power = from_bits(bits(fill(k, 1.0)) - (bits(more + elementary.rounding(k)) << exponent_place(k)))
+        scaled = factor * power
+        size = select(scaled < 0.0, -scaled, scaled)
+        serves = (more <= 100.0) & (((size >= least_factor(k)) & (size <= largest_factor(k))) | (factor == 0.0))
+        store(f, REFERENCE * ROWS + r, select(serves, reference, math.nan))
+        store(parts, FACTOR * ROWS + r, select(serves, scaled, factor))
 
 
 @inline
@@ -269,8 +285,10 @@ def label_row(p, n, y, f, parts, weight, scale, scale_low, target, streaming):
     factor, k, s = fill(p, parts[FACTOR * ROWS]), fill(p, f[ROWS]), fill(p, f[2 * ROWS])
     context = f, weight, scale, scale_low
     if scale == 1.0:
-        constants = multiplied(term_constants(magic_of(factor, k, s, elementary.steps(p))), factor)
-        write_row(plain_value, (constants, factor, context), p, n, target, streaming)
+        reference = fill(p, f[REFERENCE * ROWS])
+        k = select(reference == reference, reference, k)
+        constants = term_constants(magic_of(factor, k, s, elementary.steps(p)))
+        write_row(plain_value, (constants, (k + floor_exponent(p)) * LN_2, factor, context), p, n, target, streaming)
     else:
         high, low = two_words(p, scale, scale_low)
         figures = magic_of(factor, k, s, 1.0), high, low

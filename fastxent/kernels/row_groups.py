@@ -6,6 +6,7 @@ group at once. A row's bits do not depend on the others: the group only shares i
 
 import math
 
+from numba import types
 from numba.extending import overload
 
 from fastxent.kernels import elementary
@@ -25,6 +26,7 @@ from fastxent.kernels.rows import LARGEST_SUM, add_terms, floor_exponent, lanes,
 from fastxent.kernels.simd import (
     any_lane,
     bits,
+    by_type,
     fill,
     first_lanes,
     fma,
@@ -36,13 +38,17 @@ from fastxent.kernels.simd import (
     select,
     splat,
 )  # fmt: skip
-from fastxent.kernels.term_sums import exceeds, four_terms, nothing_seen, one_term, term_constants
+from fastxent.kernels.term_sums import exceeds, four_terms_apart, nothing_seen, one_term, term_constants
 from fastxent.kernels.tiles import ROWS
 from fastxent.kernels.transpose import max_across, sum_across
 
 # Bytes of a cache line, and how far ahead memory is asked for: into the second-level cache, where many lines may be on
 # their way, then from there into the first.
 LINE, FAR, NEAR = 64, 8192, 1024
+# Rows of figures beside those of rows.py: k of the terms that were kept, and whether any may have been floored.
+REFERENCE, SMALL = 4, 5
+# Terms below it may have been.
+lowest_term = by_type(2.0 ** (elementary.FLOOR32 + 1), 2.0 ** (elementary.FLOOR64 + 1))
 
 
 @inline
@@ -70,12 +76,72 @@ def _group_sums(sums, like):
     return both
 
 
+def noted(terms, i, e, least):
+    """A vector of terms goes to ``terms``, unless there is none. Returns the least so far."""
+
+
+@overload(noted, jit_options=INLINE)
+def _noted(terms, i, e, least):
+    if isinstance(terms, types.NoneType):
+        return lambda terms, i, e, least: least
+
+    def stored(terms, i, e, least):
+        store(terms, i, e)
+        return select(e < least, e, least)
+
+    return stored
+
+
+def row_noted(terms, figures, r, least):
+    """Whether a term may have been floored goes to row SMALL of the figures, if terms are kept."""
+
+
+@overload(row_noted, jit_options=INLINE)
+def _row_noted(terms, figures, r, least):
+    if isinstance(terms, types.NoneType):
+        return lambda terms, figures, r, least: None
+
+    def stored(terms, figures, r, least):
+        figures[SMALL * ROWS + r] = 0.0 if not any_lane(~(least >= lowest_term(terms))) else 1.0
+
+    return stored
+
+
+def row_of(terms, i):
+    """Element i on of a pointer, or none."""
+
+
+@overload(row_of, jit_options=INLINE)
+def _row_of(terms, i):
+    if isinstance(terms, types.NoneType):
+        return lambda terms, i: None
+    return lambda terms, i: offset(terms, i)
+
+
+@inline
+def nothing(i, context):
+    """What is done beside the rows where there is nothing to do."""
+
+
 @inline
 def group_exp_sums(p, step, m, n, label, r, figures, sums):
     """A, k, s = 0 of m rows without their labels' classes, and these logits, to ``figures``, column r on; T = 1.
 
     The reference is the largest of a row's first vector. A is NaN, or far too small, where that does not serve: last
     comes whether it always did.
+    """
+    _, serves = group_terms(p, step, m, n, label, r, figures, sums, None, 0, nothing, nothing, nothing, ())
+    return serves
+
+
+@inline
+def group_terms(p, step, m, n, label, r, figures, sums, terms, terms_step, begin, go_on, end, context):
+    """The same with each row's terms e^z·2^-k to ``terms`` (unless None), rows terms_step apart, in whole vectors.
+
+    The label's term is inf, and so is what follows the last. First comes what k is for the terms.
+
+    What else to do meanwhile: begin(r, context) before row r is read, which returns what the others get; go_on(i, that)
+    with element i, for every fourth vector; and end(i, that) from such an element on.
     """
     width = lanes(p)
     top = max_across(p, step, m)
@@ -88,7 +154,8 @@ def group_exp_sums(p, step, m, n, label, r, figures, sums):
     line = elements(p, LINE)
     rest, rows = first_lanes(n - full * width, top), first_lanes(m, top)
     for row in range(m):
-        z = offset(p, row * step)
+        other = begin(r + row, context)
+        z, kept = offset(p, row * step), row_of(terms, (r + row) * terms_step)
         magic, floor = fill(p, figures[r + row]), fill(p, figures[ROWS + r + row])
         y = label[r + row]
         own = min(max(y, 0) // width * width, last)
@@ -98,34 +165,44 @@ def group_exp_sums(p, step, m, n, label, r, figures, sums):
                 prefetch(first, 0)
                 prefetch(first, width - 1)
         constants, seen = term_constants(magic), nothing_seen(p)
-        total, low = splat(0.0), splat(0.0)
+        total, low, least = splat(0.0), splat(0.0), fill(p, math.inf)
         for i in range(0, last - 3 * width, 4 * width):
             for j in range(0, 4 * width, line):
                 ask(z, i + j)
-            a, b = load(z, beside(i, own, width)), load(z, beside(i + width, own, width))
-            c, d = load(z, beside(i + 2 * width, own, width)), load(z, beside(i + 3 * width, own, width))
+            i0, i1 = beside(i, own, width), beside(i + width, own, width)
+            i2, i3 = beside(i + 2 * width, own, width), beside(i + 3 * width, own, width)
+            a, b, c, d = load(z, i0), load(z, i1), load(z, i2), load(z, i3)
             a, b, c, d = maximum(a, floor), maximum(b, floor), maximum(c, floor), maximum(d, floor)
-            terms, found = four_terms(a, b, c, d, constants)
+            four, found, apart = four_terms_apart(a, b, c, d, constants)
+            least = noted(kept, i1, apart[1], noted(kept, i0, apart[0], least))
+            least = noted(kept, i3, apart[3], noted(kept, i2, apart[2], least))
+            go_on(i, other)
             seen = seen | found
-            total, low = add_terms(total, low, terms)
-        terms = fill(p, 0.0)
+            total, low = add_terms(total, low, four)
+        few = fill(p, 0.0)
         for i in range(last - last % (4 * width), last, width):
             ask(z, i)
-            e, found = one_term(maximum(load(z, beside(i, own, width)), floor), constants)
-            terms, seen = terms + e, seen | found
-        total, low = add_terms(total, low, terms)
+            i0 = beside(i, own, width)
+            e, found = one_term(maximum(load(z, i0), floor), constants)
+            least = noted(kept, i0, e, least)
+            few, seen = few + e, seen | found
+        total, low = add_terms(total, low, few)
         # Last comes what needs a mask: the memory that holds it was asked for with the rest.
         ask(z, last)
-        x = maximum(select(lane_numbers(floor) == y - own, -math.inf, load(z, own)), floor)
-        terms, found = one_term(x, constants)
+        mine = lane_numbers(floor) == y - own
+        few, found = one_term(maximum(select(mine, -math.inf, load(z, own)), floor), constants)
+        least = noted(kept, own, select(mine, math.inf, few), least)
         seen = seen | found
         if last + width < n:
             ask(z, n - 1)
             v = load_some(z, last + width, rest, -math.inf)
-            x = maximum(select(lane_numbers(v) == y - (last + width), -math.inf, v), floor)
-            e, found = one_term(x, constants)
-            terms, seen = terms + e, seen | found
-        total, low = add_terms(total, low, terms)
+            mine = lane_numbers(v) == y - (last + width)
+            e, found = one_term(maximum(select(mine, -math.inf, v), floor), constants)
+            least = noted(kept, last + width, select(mine | ~rest, math.inf, e), least)
+            few, seen = few + e, seen | found
+        total, low = add_terms(total, low, few)
+        end(max(last - last % (4 * width), 0), other)
+        row_noted(terms, figures, r + row, least)
         figures[3 * ROWS + r + row] = z[max(y, 0)]
         total = total + low
         if exceeds(seen, p):
@@ -135,7 +212,7 @@ def group_exp_sums(p, step, m, n, label, r, figures, sums):
     store_double(figures, r, a)
     store_double(figures, ROWS + r, k + n_a)
     store_double(figures, 2 * ROWS + r, fill(p, 0.0))
-    return not any_lane(~(a >= too_small(p)) & rows)
+    return k, not any_lane(~(a >= too_small(p)) & rows)
 
 
 @inline

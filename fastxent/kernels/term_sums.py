@@ -153,13 +153,21 @@ def four_terms(a, b, c, d, constants):
 
     Second come bits for ``exceeds``, which may be put together by |. Where it holds, the sum is anything.
     """
+    total, seen, _ = four_terms_apart(a, b, c, d, constants)
+    return total, seen
+
+
+@inline
+def four_terms_apart(a, b, c, d, constants):
+    """The same, and the four terms as one_term gives them."""
     magic, scale = constants[0], constants[1]
     ta, tb, tc, td = fma(a, scale, magic), fma(b, scale, magic), fma(c, scale, magic), fma(d, scale, magic)
     seen = (bits(ta) | bits(tb)) | (bits(tc) | bits(td))
     ra, pa, rb, pb = _reduced(a, ta, constants), _power(ta), _reduced(b, tb, constants), _power(tb)
     rc, pc, rd, pd = _reduced(c, tc, constants), _power(tc), _reduced(d, td, constants), _power(td)
-    total = fma(pb, _exp(rb, constants), pa * _exp(ra, constants))
-    return fma(pd, _exp(rd, constants), fma(pc, _exp(rc, constants), total)), seen
+    ea, eb, ec, ed = _exp(ra, constants), _exp(rb, constants), _exp(rc, constants), _exp(rd, constants)
+    total = fma(pd, ed, fma(pc, ec, fma(pb, eb, pa * ea)))
+    return total, seen, (pa * ea, pb * eb, pc * ec, pd * ed)
 
 
 @inline
