@@ -3,6 +3,7 @@
 Shapes as in losses.py, and so are the losses, bit for bit.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,12 +16,13 @@ from fastxent.kernels import gradient_calls
 from fastxent.kernels.exactsum import exact_sum_add_block
 from fastxent.losses import deliver, driver_for, empty_like, inputs_of, may_overlap, same_memory
 from fastxent.reductions import WEIGHTS, new_sums, reduce, values_of
-from fastxent.slices import BF16, COPY_BYTES, F64, Predictions, rows_cut
+from fastxent.slices import BF16, COPY_BYTES, F64, INT64_MAX, Predictions, rows_cut
 from fastxent.threads import limited
 
 __all__ = ["binary_cross_entropy_value_and_grad", "cross_entropy_value_and_grad"]
 
 Driver = Callable[..., Any]
+FEW_LABELS = 1 << 14  # which NumPy compares in no time
 DRIVERS = gradient_calls.hard_gradient, gradient_calls.soft_gradient
 
 
@@ -89,6 +91,10 @@ def cross_entropy_value_and_grad(
            [ 1.86003799e-44, -1.86003799e-44]])
     """
     options: tuple[Any, ...] = checks.as_smoothing(label_smoothing), checks.as_temperature(temperature)
+    if out is None and threads is None and weight is None and sample_weight is None:
+        made = _of_plain(logits, target, axis, ignore_index, options, reduction, grad_scale, hessian)
+        if made is not None:
+            return made
     batch = checks.as_batch("logits", logits, target, axis, weight, sample_weight, ignore_index)
     return _value_and_grad(
         batch, *driver_for(batch, DRIVERS, options), reduction, grad_scale, hessian, axis, out, threads
@@ -149,6 +155,42 @@ def binary_cross_entropy_value_and_grad(
     batch = checks.as_binary_batch("logits", logits, target, sample_weight)
     driver = gradient_calls.binary_gradient
     return _value_and_grad(batch, driver, options, reduction, grad_scale, hessian, None, out, threads)
+
+
+def _of_plain(
+    logits: Any,
+    target: Any,
+    axis: Any,
+    ignore_index: Any,
+    options: tuple[Any, ...],
+    reduction: Any,
+    grad_scale: Any,
+    hessian: Any,
+) -> tuple[Any, ...] | None:
+    """The usual small call without options, quickly; None for all others, and for what is refused, for its error."""
+    ignores = type(ignore_index) is int and -INT64_MAX <= ignore_index < INT64_MAX
+    if type(reduction) is not str or reduction not in checks.REDUCTIONS or type(hessian) is not bool:
+        return None
+    if type(grad_scale) is not float or not -math.inf < grad_scale < math.inf:
+        return None
+    views = checks.as_plain("logits", logits, target, axis, None, None, None if ignores else ignore_index)
+    if views is None or (ignores and views[1].size > FEW_LABELS):
+        return None
+    z, labels = views
+    index = ignore_index if ignores else 0
+    if reduction == "mean":
+        kept = labels.size - (int(np.count_nonzero(labels == index)) if ignores else 0)
+        grad_scale = mean_scale(grad_scale, kept)
+    gradient, second = np.empty_like(z), np.empty_like(z) if hessian else None
+    rows = np.empty(labels.size) if reduction == "none" else ABSENT
+    driver = gradient_calls.hard_gradient(
+        z, labels, ABSENT, gradient, second, grad_scale, ABSENT, ABSENT, ignores, index, *options
+    )
+    _, refused, total, mass = driver.run_all(rows)
+    if refused:
+        return None
+    loss = reduce(reduction, rows, total, mass, labels.shape)
+    return (loss, gradient[0]) if second is None else (loss, gradient[0], second[0])
 
 
 def _value_and_grad(
@@ -251,10 +293,9 @@ def weight_sums(batch: Batch) -> np.ndarray:
     """Exact sums, of the weights alone: what the mean divides by, Σ s_i·w_y of the rows that count, or Σ s_i."""
     z, target, s = batch.predictions, batch.target, batch.sample_weight
     sums = new_sums("mean")
-    if isinstance(target, Predictions):
-        if s is None:
-            exact_sum_add_block(sums[WEIGHTS], np.array([float(z.n_rows)]), 1)
-            return sums
+    if s is None and (isinstance(target, Predictions) or not (batch.weight.size or batch.has_ignore)):
+        exact_sum_add_block(sums[WEIGHTS], np.array([float(z.n_rows)]), 1)
+    elif isinstance(target, Predictions):
         for start in range(0, z.n_rows, COPY_BYTES // 8):
             piece = checks.sample_weight_slice(s, start, min(start + COPY_BYTES // 8, z.n_rows), z.shape)
             exact_sum_add_block(sums[WEIGHTS], piece, piece.size)

@@ -226,7 +226,9 @@ def _arguments(
 
 def _array(x: torch.Tensor) -> Any:
     """A tensor's memory as NumPy sees it; what it has no type for stays as it is."""
-    return x if x.dtype == torch.bfloat16 else x.detach().numpy()
+    if x.dtype is torch.bfloat16:
+        return x
+    return x.detach().numpy() if x.requires_grad else x.numpy()
 
 
 def _tensor(x: Any, dtype: torch.dtype) -> torch.Tensor:
@@ -235,7 +237,8 @@ def _tensor(x: Any, dtype: torch.dtype) -> torch.Tensor:
         return torch.scalar_tensor(x, dtype=dtype)
     if dtype == torch.bfloat16 and x.dtype.name == "bfloat16":
         return torch.from_numpy(x.view("i2")).view(dtype)
-    return torch.from_numpy(x).to(dtype)
+    made = torch.from_numpy(x)
+    return made if made.dtype is dtype else made.to(dtype)
 
 
 @contextmanager
@@ -331,19 +334,27 @@ class _Kept(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Any) -> Any:
-        gradient, ctx.gradient = ctx.gradient, None  # given away, so that it may be scaled in place
-        with torch.no_grad():
-            if gradient is None:  # a second time: of a graph that was freed this raises
-                _, gradient = ctx.compute(*ctx.saved_tensors, *ctx.options)
-            if grad_output.ndim and any(grad_output.stride()):
-                gradient.mul_(grad_output if ctx.axis is None else grad_output.unsqueeze(ctx.axis))
-            elif grad_output.numel():
-                factor = grad_output[(0,) * grad_output.ndim].item() / ctx.units
-                if factor != 1.0:
-                    gradient.mul_(factor)
         if torch.is_grad_enabled():  # create_graph=True
+            with torch.no_grad():
+                gradient = _scaled(ctx, grad_output)
             gradient = _Last.apply(gradient, grad_output, ctx.saved_tensors[0])
+        else:
+            gradient = _scaled(ctx, grad_output)
         return None, None, None, gradient, None, None, *(None,) * len(ctx.options)
+
+
+def _scaled(ctx: Any, grad_output: torch.Tensor) -> torch.Tensor:
+    """The kept gradient times that of the loss."""
+    gradient, ctx.gradient = ctx.gradient, None  # given away, so that it may be scaled in place
+    if gradient is None:  # a second time: of a graph that was freed this raises
+        _, gradient = ctx.compute(*ctx.saved_tensors, *ctx.options)
+    if grad_output.ndim and any(grad_output.stride()):
+        gradient.mul_(grad_output if ctx.axis is None else grad_output.unsqueeze(ctx.axis))
+    elif grad_output.numel():
+        factor = (grad_output[(0,) * grad_output.ndim] if grad_output.ndim else grad_output).item() / ctx.units
+        if factor != 1.0:
+            gradient.mul_(factor)
+    return gradient
 
 
 class _Last(torch.autograd.Function):
