@@ -12,6 +12,7 @@ import pytest
 import reference
 
 from fastxent.adapters import sklearn as adapter
+from fastxent.adapters.labels import class_indices
 
 metrics = pytest.importorskip("sklearn.metrics")
 pytestmark = pytest.mark.peers
@@ -335,3 +336,37 @@ def test_the_readmes_block_runs():
     names = {}
     exec(compile(block, "README.md", "exec"), names)
     assert names["log_loss"](names["y"], names["search"].predict_proba(names["x"])) < 0.5
+
+
+@pytest.mark.parametrize("kind", ["U", "S"])
+def test_strings_of_any_width_are_found_as_unique_finds_them(kind):
+    rng = np.random.default_rng(12)
+    for width, n_classes in ((1, 2), (3, 30), (9, 700)):
+        letters = rng.integers(97, 103, (n_classes, width), dtype=np.uint32)
+        letters[rng.random(letters.shape) < 0.2] = 0  # shorter ones, and gaps
+        names = np.unique(letters.view(f"U{width}")[:, 0].astype(kind))
+        y = names[rng.integers(0, len(names), 5000)]
+        probs = rng.dirichlet(np.ones(len(names)), y.size)
+        want = np.searchsorted(names, y)
+        for given in (y, y[::-1][::-1], y.astype(f"{kind}{width + 4}"), y.astype(y.dtype.newbyteorder())):
+            for labels in (names, names.astype(f"{kind}{width + 9}")):
+                assert np.array_equal(class_indices(given, labels, probs), want)
+        with pytest.raises(ValueError, match="y_true: row 7 is .*, which is not in labels"):
+            class_indices(np.concatenate([y[y != names[0]][:7], names[:1]]), names[1:], probs[:8, 1:])
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64, np.float32, np.uint8, bool])
+def test_an_indicator_matrix_of_any_dtype_and_strides_says_where_its_ones_are(dtype):
+    rng = np.random.default_rng(13)
+    for n_classes in (2, 3, 8, 17):
+        y = rng.integers(0, n_classes, 300)
+        hot, probs = np.eye(n_classes, dtype=dtype)[y], rng.dirichlet(np.ones(n_classes), 300)
+        for given in (hot, np.asfortranarray(hot), np.repeat(hot, 2, 0)[::2]):
+            assert np.array_equal(class_indices(given, None, probs), y)
+        if dtype is not bool:
+            hot[5] = 2 * hot[5]
+            with pytest.raises(ValueError, match="row 5 of the indicator matrix has 2"):
+                class_indices(hot, None, probs)
+        hot[3] = 0
+        with pytest.raises(ValueError, match="row 3 of the indicator matrix has 0 entries"):
+            class_indices(hot, None, probs)

@@ -11,7 +11,9 @@ import numpy as np
 
 from fastxent.arrays import as_array, is_tensor
 from fastxent.checks import show
-from fastxent.slices import INT64_MAX
+from fastxent.kernels import batch as kernels
+from fastxent.kernels import lookup
+from fastxent.slices import F64, I64, INT64_MAX
 
 SAMPLE = 4096  # labels that are looked at first
 TABLE = 1 << 16  # classes so close together are found in a table
@@ -34,7 +36,11 @@ def class_indices(y_true: Any, labels: Any, probs: np.ndarray, look: bool = True
     integer array, shape (n,)
         In 0..C-1, but for what is y_true itself: there the kernels check the range.
     """
-    y, n_classes = as_labels(y_true, "y_true"), columns(probs)
+    n_classes = columns(probs)
+    places = _places(y_true, (len(probs), n_classes))
+    if places is not None:
+        return places
+    y = as_labels(y_true, "y_true")
     if len(y) != len(probs):
         raise ValueError(f"y_true: {len(y)} labels, but y_proba has {len(probs)} rows")
     if y.ndim == 2:
@@ -106,6 +112,11 @@ def encoded(y: np.ndarray, classes: np.ndarray | None) -> tuple[np.ndarray, np.n
         raise TypeError(f"labels: dtype {classes.dtype} and y_true's, {y.dtype}, have no label in common")
     else:
         known = classes
+    indices = _found(y, known)
+    if indices is not None and classes is not None and (indices < 0).any():
+        raise _outside(y, int(np.argmax(indices < 0)), known)
+    if indices is not None and not (indices < 0).any():
+        return known, indices
     indices, strange = _looked_up(y, known)
     if strange.any():
         if classes is not None:
@@ -152,6 +163,21 @@ def _looked_up(y: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return indices, known[indices] != y
 
 
+def _found(y: np.ndarray, known: np.ndarray) -> np.ndarray | None:
+    """The index of each string among the known ones, or -1; None for what is no array of strings in native order."""
+    if y.dtype.kind not in "US" or known.dtype.kind != y.dtype.kind or not y.dtype.isnative or not y.dtype.itemsize:
+        return None
+    word = np.uint32 if y.dtype.kind == "U" else np.uint8
+    same = known.astype(y.dtype)
+    if not np.array_equal(same, known):  # longer ones than any label
+        return None
+    words, known_words = np.ascontiguousarray(y).view(word), np.ascontiguousarray(same).view(word)
+    factors = np.random.default_rng(0).integers(0, 2**63, y.dtype.itemsize // word().itemsize, np.uint64) | np.uint64(1)
+    found = np.empty(y.size, np.int64)
+    lookup.find_words(words, known_words, factors, np.empty(1 << (8 * known.size).bit_length(), np.int64), found)
+    return found
+
+
 def _outside(y: np.ndarray, row: int, known: np.ndarray) -> ValueError:
     classes = ", ".join(repr(c) for c in known[:5].tolist()) + (", ..." if known.size > 5 else "")
     return ValueError(f"y_true: row {row} is {y[row : row + 1].tolist()[0]!r}, which is not in labels ({classes})")
@@ -174,6 +200,20 @@ def _first_class(y: np.ndarray, classes: np.ndarray | None, n_classes: int) -> i
         if seen.all():
             return first
     return None
+
+
+def _places(y: Any, shape: tuple[int, int]) -> np.ndarray | None:
+    """The column of each row's 1 in the commonest indicator matrices; None for all others, and where one is wrong."""
+    if type(y) is not np.ndarray or y.shape != shape or y.size == 0 or y.dtype not in (F64, I64) or y.strides[1] != 8:
+        return None
+    if not y.dtype.isnative or y.strides[0] % 8 or not y.flags.aligned:
+        return None
+    one = int(np.ones((), y.dtype).view(np.int64))
+    places, numbers = np.empty(len(y), np.int64), y.view(F64)[None]
+    _, refused = kernels.Call(
+        lookup.indicated_rows, numbers, numbers, kernels.settings(shape[1], kind=one), y.size, places
+    ).run()
+    return None if refused else places
 
 
 def _indicated(y: np.ndarray, n_classes: int) -> np.ndarray:
