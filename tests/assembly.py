@@ -64,7 +64,7 @@ def _compile_the_rest():
 
     import fastxent
     from fastxent.adapters import sklearn
-    from fastxent.fit import TemperatureScaling
+    from fastxent.fit import SoftmaxRegression, TemperatureScaling
     from fastxent.kernels import exactsum, groups
 
     slots, ones = np.zeros((4, exactsum.COMPACT_SIZE), np.int64), np.ones(4, np.int64)
@@ -79,6 +79,9 @@ def _compile_the_rest():
         sklearn.brier_score_loss([0, 1], np.full((2, 2), 0.5, dtype))
         for target in ([0, 0, 0, 1], np.eye(2)[[0, 0, 0, 1]]):
             TemperatureScaling().fit(np.array([[1, 0]] * 4, dtype), target)
+    fastxent.score(np.eye(2), [0, 1], bootstrap=2)
+    for dtype in (np.float32, np.float64):
+        SoftmaxRegression().fit(np.array([[0], [1], [2], [3]], dtype), [0, 1, 0, 1])
     fastxent.focal_loss(np.zeros((2, 2)), [0, 1])
     sklearn.d2_log_loss_score([0, 1], np.full((2, 2), 0.5), sample_weight=[1, 1])
 

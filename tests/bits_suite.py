@@ -136,6 +136,10 @@ def score_calls(case):
         yield f"score, {kind}, soft", fastxent.score, (x, case["target"]), options
     options = {"sample_weight": case["sample_weight"], "temperature": 0.7, "invalid": "count"}
     yield "score, weights", fastxent.score, (case["logits"], case["labels"]), options
+    if case["mild"].shape[1] == 10:
+        yield "score, bootstrap", fastxent.score, (case["mild"], case["labels"]), {"bootstrap": 40, "seed": 2**63}
+        options |= {"bootstrap": 40}
+        yield "score, bootstrap, weights", fastxent.score, (case["logits"], case["labels"]), options
 
 
 def cases(path):
