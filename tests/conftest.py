@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # reference.py and rows.py, whatever the import mode
 
@@ -17,6 +18,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's job in the ba
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too: the larger sweeps")
+
+
+def pytest_configure(config):
+    """Hypothesis: the same few examples every time, or with --slow very many new ones."""
+    short = {"derandomize": True, "max_examples": 20, "stateful_step_count": 25, "database": None}
+    settings.register_profile("short", deadline=None, suppress_health_check=[HealthCheck.too_slow], **short)
+    settings.register_profile("slow", deadline=None, max_examples=1000, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("slow" if config.getoption("--slow") else "short")
 
 
 def pytest_collection_modifyitems(config, items):
