@@ -5,6 +5,7 @@ standard error. 130: interrupted.
 What is slow to import (Numba, PyArrow, Rich) comes in with the command that needs it, so that ``--help`` is quick.
 """
 
+import logging
 import os
 import sys
 import time
@@ -395,6 +396,7 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    logging.lastResort = None  # nor other people's logs: what a command has to say is one line
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # other people's deprecations
@@ -428,7 +430,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _complain(what: str, message: str) -> int:
-    print(f"fastxent: {what}: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(message.split())
+    if not line.isprintable():  # from a hostile file; a terminal would do what it says
+        line = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
+    print(f"fastxent: {what}: {line}", file=sys.stderr)
     return WRONG
 
 

@@ -20,8 +20,9 @@ from fastxent.compare_result import (
 )
 from fastxent.compare_rows import add_batches
 from fastxent.compare_state import Options, State
+from fastxent.options import as_whole
 from fastxent.score_groups import as_groups
-from fastxent.scoring import as_names, as_whole
+from fastxent.scoring import as_names
 from fastxent.threads import limited
 
 __all__ = [

@@ -60,6 +60,16 @@ def as_real(
     raise ValueError(f"{name}: {value!r} is outside {ends}")
 
 
+def as_whole(value: Any, name: str, low: int, high: int = INT64_MAX // 2) -> int:
+    """An integer from low to high."""
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: {value!r:.60} is not an integer")
+    number = operator.index(value)
+    if not low <= number <= high:
+        raise ValueError(f"{name}: {number} is outside {low}..{high}")
+    return number
+
+
 def as_temperature(value: Any) -> float:
     """A positive, finite number."""
     if type(value) is float and 0.0 < value < math.inf:

@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from fastxent import checks
 from fastxent.kernels import scorecard as card
 from fastxent.kernels.exactsum import COMPACT_SIZE, STATE_SIZE, exact_sum_add_block, exact_sum_merge
 from fastxent.kernels.groups import weigh_counts
 from fastxent.kernels.pairs import compact_pairs
+from fastxent.options import as_whole
 from fastxent.score_replicates import Replicates
 
 # Raised whenever the same rows could give other bits than before: the kernels' arithmetic, or the card's boundaries.
@@ -47,6 +49,31 @@ class Options:
     invalid: str
     bootstrap: int = 0
     seed: int = 0
+
+    @classmethod
+    def checked(cls, *, top_k: Any, invalid: Any, **given: Any) -> "Options":
+        """Options of any origin. ValueError or TypeError where one is not what it can be."""
+        options = cls(top_k=top_k, invalid=invalid, **given)
+        checks.as_kind(options.kind)
+        has_ignore, index = checks.as_ignore_index(options.ignore_index)
+        eps, normalize, sum_tol = checks.as_log_loss_options(options.eps, options.normalize, options.sum_tol)
+        top_k = tuple(top_k) if isinstance(top_k, (tuple, list)) else (top_k,)
+        if invalid not in ("raise", "count"):
+            raise ValueError(f"invalid: {invalid!r} is not one of 'raise', 'count'")
+        return cls(
+            kind=options.kind,
+            ignore_index=index if has_ignore else None,
+            eps=eps,
+            normalize=normalize,
+            sum_tol=sum_tol,
+            temperature=checks.as_temperature(options.temperature),
+            top_k=tuple(sorted({as_whole(k, "top_k", 1) for k in top_k})),
+            bins=as_whole(options.bins, "bins", 1, 10_000),
+            worst=as_whole(options.worst, "worst", 0, 1_000_000),
+            invalid=invalid,
+            bootstrap=as_whole(options.bootstrap, "bootstrap", 0, 1_000_000),
+            seed=as_whole(options.seed, "seed", 0, 2**64 - 1),
+        )
 
 
 class State:
@@ -256,8 +283,9 @@ def read_state(content: bytes, name: str) -> tuple[State, dict[str, Any], dict[s
         if arithmetic == ARITHMETIC:
             state, extra = _rebuilt(header, content[end:-32])
             return state, header, extra
-    except (ValueError, TypeError, KeyError, zlib.error) as error:
-        raise ValueError(f"{name}: the score state contradicts itself ({error})") from None
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError, zlib.error) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"{name}: the score state contradicts itself ({said})") from None
     raise ValueError(
         f"{name}: made with arithmetic version {arithmetic}, but this fastxent has {ARITHMETIC}; "
         "bits may differ: score the rows again"
@@ -266,9 +294,10 @@ def read_state(content: bytes, name: str) -> tuple[State, dict[str, Any], dict[s
 
 def _rebuilt(header: dict[str, Any], deflated: bytes) -> tuple[State, dict[str, np.ndarray]]:
     """The state from a file's header and the deflated bytes of its arrays, and the arrays that are not its own."""
-    options = Options(**{**header["options"], "top_k": tuple(header["options"]["top_k"])})
-    state = State(options, header["n_classes"], header["hard"], header["weighted"])
     n_bytes = sum(8 * math.prod(shape) for _, shape in header["arrays"].values())
+    hard, weighted = (checks.as_flag(header[name], name) for name in ("hard", "weighted"))
+    n_classes = as_whole(header["n_classes"], "n_classes", 0, n_bytes)  # each has some bytes of its own
+    state = State(Options.checked(**header["options"]), n_classes, hard, weighted)
     body = zlib.decompressobj().decompress(deflated, n_bytes + 1)  # never more than the header speaks of
     if len(body) != n_bytes:
         raise ValueError("the arrays have another size than the header says")

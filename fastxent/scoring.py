@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import operator
 import os
 import threading
 import warnings
@@ -17,6 +16,7 @@ from numpy.typing import ArrayLike
 from fastxent import checks
 from fastxent.arrays import as_array
 from fastxent.interrupts import interrupts_held
+from fastxent.options import as_whole
 from fastxent.score_by import GroupScores
 from fastxent.score_figures import summarise
 from fastxent.score_groups import Groups, as_groups
@@ -206,25 +206,19 @@ class Scorer:
         axis: int = -1,
         threads: int | None = None,
     ) -> None:
-        checks.as_kind(kind)
-        has_ignore, index = checks.as_ignore_index(ignore_index)
-        eps, normalize, sum_tol = checks.as_log_loss_options(eps, normalize, sum_tol)
-        top_k = tuple(top_k) if isinstance(top_k, (tuple, list)) else (top_k,)
-        if invalid not in ("raise", "count"):
-            raise ValueError(f"invalid: {invalid!r} is not one of 'raise', 'count'")
-        self._options = Options(
+        self._options = Options.checked(
             kind=kind,
-            ignore_index=index if has_ignore else None,
+            ignore_index=ignore_index,
             eps=eps,
             normalize=normalize,
             sum_tol=sum_tol,
-            temperature=checks.as_temperature(temperature),
-            top_k=tuple(sorted({as_whole(k, "top_k", 1) for k in top_k})),
-            bins=as_whole(bins, "bins", 1, 10_000),
-            worst=as_whole(worst, "worst", 0, 1_000_000),
+            temperature=temperature,
+            top_k=top_k,
+            bins=bins,
+            worst=worst,
             invalid=invalid,
-            bootstrap=as_whole(bootstrap, "bootstrap", 0, 1_000_000),
-            seed=as_whole(seed, "seed", 0, 2**64 - 1),
+            bootstrap=bootstrap,
+            seed=seed,
         )
         self._axis, self._threads = axis, threads
         self._n_classes = None if n_classes is None else as_whole(n_classes, "n_classes", 1)
@@ -450,20 +444,13 @@ class Scorer:
             content_of = Groups.from_arrays(state, header["groups"], **extra) if "groups" in header else state
             self._claimed = {source: [(int(a), int(b)) for a, b in rows] for source, rows in header["rows"].items()}
             self._options, self._state = state.options, content_of if header["started"] else None
-            self._n_classes, self._next = header["known_classes"], header["next"]
+            n_classes = header["known_classes"]
+            self._n_classes = None if n_classes is None else as_whole(n_classes, "n_classes", 1)
+            self._next = as_whole(header["next"], "next", 0)
             self._axis, self._threads, self.about = header["axis"], header["threads"], header["about"]
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{name}: the score state contradicts itself ({error!r})") from None
-
-
-def as_whole(value: Any, name: str, low: int, high: int = INT64_MAX // 2) -> int:
-    """An integer from low to high."""
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: {value!r:.60} is not an integer")
-    number = operator.index(value)
-    if not low <= number <= high:
-        raise ValueError(f"{name}: {number} is outside {low}..{high}")
-    return number
+        except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+            said = f"{error!r:.200}"
+            raise ValueError(f"{name}: the score state contradicts itself ({said})") from None
 
 
 def ids_of(ids: Any, shape: tuple[int, ...]) -> np.ndarray:

@@ -426,6 +426,67 @@ def test_a_file_that_changes_between_the_passes_of_a_fit_is_refused(capsys, monk
         list(chunks)
 
 
+def test_names_of_a_hostile_file_do_not_reach_the_terminal_as_they_are(capsys):
+    """No line more, and nothing that a terminal would do."""
+    write("x.csv", b'"a\nfastxent: done",b,"c\x1b[2J"\n1,2,0\n')
+    assert main(["score", "x.csv"]) == 2
+    _, err = capsys.readouterr()
+    assert err.count("\n") == 1
+    assert "\x1b" not in err
+    assert "c\\x1b[2J" in err
+
+
+def test_shapes_that_no_byte_stands_for():
+    np.save("y.npy", Y)
+    for shape, said in [("(3, 0)", "0 classes"), ("(0, 4294967296)", "4294967296 classes and no row")]:
+        write("x.npy", npy_header(f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}}}"))
+        assert said in outcome("x.npy", "y.npy")
+
+
+def test_names_in_h5_that_are_no_text():
+    with h5py.File("x.h5", "w") as file:
+        file["predictions"], file["target"] = X, Y
+        file[b"\xff"] = Y
+    assert "UTF-8" in outcome("x.h5")
+
+
+def test_a_zarr_array_of_more_chunks_than_files_is_refused_without_looking_for_them():
+    write_zarr("x.zarr")
+    for path in ("x.zarr/predictions/zarr.json", "x.zarr/target/zarr.json"):
+        with open(path) as file:
+            meta = json.load(file)
+        meta["shape"][0] = 10**15
+        write(path, json.dumps(meta).encode())
+    assert "500000000000000 chunks are missing" in outcome("x.zarr").replace("499999999999992 of ", "")
+
+
+def test_zarr_arrays_that_would_be_unpickled_are_refused():
+    write_zarr("x.zarr", form=2)
+    path = "x.zarr/predictions/.zarray"
+    with open(path) as file:
+        meta = json.load(file)
+    for change in ({"filters": [{"id": "pickle"}]}, {"compressor": {"id": "pickle"}}, {"dtype": "|O"}):
+        write(path, json.dumps(meta | {"compressor": None, "filters": None} | change).encode())
+        assert isinstance(outcome("x.zarr"), str)
+
+
+def test_arrow_buffers_beyond_the_end_are_not_read_as_memory_was(monkeypatch):
+    """A batch of which some columns are read: Arrow looks at none of their lengths."""
+    feather.write_feather(table().append_column("id", pa.array(Y)), "x.arrow", "uncompressed")
+    with open("x.arrow", "rb") as file:
+        content = file.read()
+    wanted, refused = Wanted(columns="a,b"), 0
+    lengths = [k for k in range(0, len(content) - 8, 8) if content[k : k + 8] == struct.pack("<q", X[:, 0].nbytes)]
+    assert lengths
+    for at in lengths:
+        write("x.arrow", content[:at] + struct.pack("<q", 1 << 20) + content[at + 8 :])
+        try:
+            assert all(np.array_equal(chunk.predictions, X) for chunk in Scan("x.arrow", None, wanted))
+        except ValueError as error:
+            refused += "x.arrow" in str(error)
+    assert refused
+
+
 def bad_commands():
     """(what, command, parts of the line)."""
     for name, columns in (("a.npy", 2), ("b.npy", 3)):

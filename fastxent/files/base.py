@@ -132,7 +132,7 @@ def match_columns(names: Sequence[str], patterns: str, option: str, path: str) -
 
 def listing(names: Sequence[str], most: int = 8) -> str:
     """Names for a message of one line."""
-    shown = ", ".join(names[:most])
+    shown = ", ".join(name if name.isprintable() else ascii(name)[1:-1] for name in names[:most])
     return f"{shown}, ... ({len(names)} in all)" if len(names) > most else shown or "none"
 
 

@@ -19,7 +19,9 @@ class H5(ArrayFile):
         self.source = open_source(path)
         self.names = []
 
-        def note(name: str, item: Any) -> None:
+        def note(name: "str | bytes", item: Any) -> None:
+            if isinstance(name, bytes):
+                raise ValueError(f"the name {name!r:.60} is not UTF-8")
             if isinstance(item, h5py.Dataset):
                 self.names.append(name)
 

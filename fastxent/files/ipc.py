@@ -1,5 +1,6 @@
 """Arrow's own files, .arrow and .feather: record batches as they lie there, of the file format or of the stream's."""
 
+import weakref
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate, count
@@ -8,9 +9,31 @@ from typing import Any
 from fastxent.files import base
 from fastxent.files.base import Block, TableFile, pyarrow_for
 from fastxent.files.columns import block_of
-from fastxent.files.source import open_source, told_by
+from fastxent.files.source import Source, open_source, told_by
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+
+
+class _Whole:
+    """A file whose reads are whole, or fail.
+
+    Where Arrow reads some of a batch's columns it takes a short read for a whole one: the rest is as memory was.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._file, self._size = source.open(), source.size
+        weakref.finalize(self, self._file.close)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, size: int = -1) -> bytes:
+        """So many bytes."""
+        at = self._file.tell()
+        data = self._file.read(size) if at + size <= self._size else b""
+        if len(data) < size:
+            raise ValueError(f"it speaks of {size} bytes from byte {at} on, and has {self._size}")
+        return data
 
 
 class Ipc(TableFile):
@@ -30,9 +53,9 @@ class Ipc(TableFile):
         if self._is_stream and bytes(tail) != _END_OF_STREAM:  # Arrow itself takes any end for a good one
             raise ValueError(f"{path}: not an Arrow file, or truncated: its stream has no end")
         with told_by(path, "Arrow file"):
+            self.names: list[str] = []
             reader = self._reader([])
-            self._schema = reader.schema
-            self.names = self._schema.names
+            self._schema, self.names = reader.schema, reader.schema.names
             self.n_rows = None
             if not self._is_stream:
                 self.starts = list(accumulate(self._lengths(), initial=0))
@@ -56,8 +79,11 @@ class Ipc(TableFile):
     def _reader(self, columns: list[int]) -> Any:
         import pyarrow as pa
 
-        opened = self.source.for_library()
-        file = pa.OSFile(opened) if isinstance(opened, str) else pa.PythonFile(opened, "r")
+        if 0 < len(columns) < len(self.names) and not self._is_stream:
+            file = pa.PythonFile(_Whole(self.source), "r")
+        else:  # Arrow looks at the length of what it reads whole
+            columns, opened = [], self.source.for_library()
+            file = pa.OSFile(opened) if isinstance(opened, str) else pa.PythonFile(opened, "r")
         options = pa.ipc.IpcReadOptions(included_fields=columns)
         return (pa.ipc.open_stream if self._is_stream else pa.ipc.open_file)(file, options=options)
 

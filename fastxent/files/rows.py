@@ -12,6 +12,8 @@ from fastxent.files import base
 from fastxent.files.base import ArrayFile, ArrayMember, Block, TableFile, listing
 from fastxent.files.source import Source, is_remote, told_by
 
+_MOST_EMPTY_CLASSES = 1 << 20  # that a file without rows may speak of: no byte of it stands for them
+
 Fields = dict[str, list[str]]  # field -> its columns, or its member
 
 
@@ -129,6 +131,8 @@ class ArrayRows(Rows):
         else:
             axis %= len(shape)
             self.n_classes, long = shape[axis], 1 if axis == 0 else 0
+            if not 0 < shape[axis] <= _MOST_EMPTY_CLASSES and 0 in shape:  # a figure a class is kept
+                raise ValueError(f"predictions: {self.path} has shape {shape}, {shape[axis]} classes and no row")
             if not whole and "predictions" not in members:  # as many entries of the first axis as the target has
                 target = members["target"].shape
                 n = target[long if len(target) == len(shape) else 0 :][:1]

@@ -147,10 +147,10 @@ class Folder(Source):
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.size, self._mtime_ns = self._total()
+        self.size, self._mtime_ns, self.n_files = self._total()
 
     def refuse_changed(self) -> None:
-        if (self.size, self._mtime_ns) != self._total():
+        if (self.size, self._mtime_ns, self.n_files) != self._total():
             raise changed(self.path)
 
     def refuse_newer(self, name: str) -> None:
@@ -158,16 +158,17 @@ class Folder(Source):
         if not is_remote(self.path) and _facts(os.path.join(self.path, name))[1] > self._mtime_ns:
             raise changed(self.path)
 
-    def _total(self) -> tuple[int, int]:
-        """(bytes, nanoseconds of the last change; 0 elsewhere than on this machine)."""
+    def _total(self) -> tuple[int, int, int]:
+        """(bytes, nanoseconds of the last change, 0 elsewhere than on this machine; files)."""
         if is_remote(self.path):
             files, inner = filesystem(self.path)
             with told_by(self.path):
-                return files.du(inner), 0
+                sizes = files.du(inner, total=False)
+            return sum(sizes.values()), 0, len(sizes)
         found = [_facts(os.path.join(folder, name)) for folder, _, names in os.walk(self.path) for name in names]
         if not found:
             raise FileNotFoundError(errno.ENOENT, "no such file, or an empty folder", self.path)
-        return sum(size for size, _ in found), max(time for _, time in found)
+        return sum(size for size, _ in found), max(time for _, time in found), len(found)
 
 
 def filesystem(path: str) -> tuple[Any, str]:
@@ -186,8 +187,10 @@ def told_by(path: str, what: str = "") -> Iterator[None]:
     """Turn whatever a library raises into one line that begins with the path; ``what`` the file then is not."""
     try:
         yield
-    except (ImportError, MemoryError, PermissionError, IsADirectoryError):
+    except (ImportError, PermissionError, IsADirectoryError):
         raise
+    except MemoryError as error:
+        raise MemoryError(f"{path}: asks for more memory than there is ({str(error)[:80]})") from None
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, "no such file", path) from None
     except Exception as error:

@@ -1,5 +1,6 @@
 """Zarr, of format 2 and 3: arrays by their paths in the store, a folder here or elsewhere."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ class Zarr(ArrayFile):
             import zarr
         except ImportError:
             raise ImportError(f"{path}: reading it needs zarr: pip install 'fastxent[files]'") from None
-        self.source = Folder(path)
+        self.source = folder = Folder(path)
+        self._n_files = folder.n_files
         with told_by(path, ".zarr"):
             opened: Any = zarr.open(path.rstrip("/"), mode="r")
-            self._store = _checked(opened.store, self.source)
+            self._store = _checked(opened.store, folder)
             self._root: Any = zarr.open(self._store, path=opened.path, mode="r")
             self.names = []
             if isinstance(self._root, zarr.Group):
@@ -39,7 +41,7 @@ class Zarr(ArrayFile):
             array = self._root[name] if name else self._root
             if any("Blosc" in type(codec).__name__ + str(codec) for codec in array.compressors):
                 self._store.blosc += (array.path,)
-            return ZarrArray(array, label)
+            return ZarrArray(array, label, self._n_files)
 
 
 def _checked(store: Any, folder: Folder) -> Any:
@@ -69,12 +71,17 @@ def _checked(store: Any, folder: Folder) -> Any:
 class ZarrArray:
     """An array of a store, read box by box."""
 
-    def __init__(self, array: Any, label: str) -> None:
+    def __init__(self, array: Any, label: str, n_files: int) -> None:
         self._array, self._label = array, label
         self.shape: tuple[int, ...] = array.shape
         self.dtype: np.dtype = np.dtype(array.dtype)
         self.grain: tuple[int, ...] = array.shards or array.chunks
-        there, all_of_it = array.nchunks_initialized, array.nchunks
+        codecs = [*(array.filters or ()), *array.compressors]
+        if any("pickle" in f"{type(codec).__name__} {codec}".lower() for codec in codecs):
+            raise ValueError(f"{label}: holds pickled Python objects, which are never loaded")
+        there, all_of_it = n_files, math.prod(-(-n // grain) for n, grain in zip(self.shape, self.grain))
+        if all_of_it <= n_files:  # else zarr would look for every one, of as many as the shape speaks of
+            there, all_of_it = array.nchunks_initialized, array.nchunks
         if there < all_of_it:  # zarr would make them up
             raise ValueError(
                 f"{label}: {all_of_it - there} of {all_of_it} chunks are missing; if they are left out for being all"
