@@ -23,7 +23,7 @@ from fastxent.cli_options import SHOW as _SHOW
 from fastxent.cli_options import WHAT as _WHAT
 from fastxent.cli_options import Invalid, JsonOption, Kind, PlotsOption, ReportOption
 from fastxent.cli_options import option as _option
-from fastxent.terminal import progress, refuse_bad_path, whole_numbers, write_json
+from fastxent.terminal import one_line, progress, refuse_bad_path, whole_numbers, write_json
 
 OK, FELL_SHORT, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -430,10 +430,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _complain(what: str, message: str) -> int:
-    line = " ".join(message.split())
-    if not line.isprintable():  # from a hostile file; a terminal would do what it says
-        line = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
-    print(f"fastxent: {what}: {line}", file=sys.stderr)
+    print(f"fastxent: {what}: {one_line(message)}", file=sys.stderr)
     return WRONG
 
 

@@ -16,6 +16,12 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
         raise ValueError(f"{option}: {text!r} is not whole numbers with commas, such as 1,5") from None
 
 
+def one_line(message: str) -> str:
+    """A message without line ends, and without what a terminal would obey: names out of a hostile file, say."""
+    line = " ".join(message.split())
+    return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
 def refuse_bad_path(path: str | None, option: str = "--json") -> None:
     """Raise before the work, not after it."""
     if path is not None and path != "-":
