@@ -5,11 +5,9 @@ standard error. 130: interrupted.
 What is slow to import (Numba, PyArrow, Rich) comes in with the command that needs it, so that ``--help`` is quick.
 """
 
-import logging
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -23,7 +21,7 @@ from fastxent.cli_options import SHOW as _SHOW
 from fastxent.cli_options import WHAT as _WHAT
 from fastxent.cli_options import Invalid, JsonOption, Kind, PlotsOption, ReportOption
 from fastxent.cli_options import option as _option
-from fastxent.terminal import one_line, progress, refuse_bad_path, whole_numbers, write_json
+from fastxent.terminal import one_line, own_words, progress, refuse_bad_path, whole_numbers, write_json
 
 OK, FELL_SHORT, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -396,12 +394,8 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    logging.lastResort = None  # nor other people's logs: what a command has to say is one line
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # other people's deprecations
-            warnings.simplefilter("default", RuntimeWarning)
-            warnings.showwarning = lambda message, *_: _complain("warning", str(message))  # type: ignore[assignment]
+        with own_words(lambda message: _complain("warning", message)):
             code = app(arguments or ["--help"], prog_name="fastxent", standalone_mode=False, obj=arguments)
             sys.stdout.flush()
         if code != INTERRUPTED:

@@ -1,8 +1,10 @@
 """What commands share: a bar of progress, files that appear whole, arguments made of numbers."""
 
+import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +16,17 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ValueError(f"{option}: {text!r} is not whole numbers with commas, such as 1,5") from None
+
+
+@contextmanager
+def own_words(tell: Callable[[str], Any]) -> Iterator[None]:
+    """Of the warnings in the block, those of numbers are told; other people's deprecations and logs are not shown."""
+    logging.lastResort = None  # for good: some come when the process ends
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("default", RuntimeWarning)
+        warnings.showwarning = lambda message, *_: tell(str(message))  # type: ignore[assignment]
+        yield
 
 
 def one_line(message: str) -> str:
