@@ -345,7 +345,9 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError):  # by the name that the caller knows
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from None
         raise

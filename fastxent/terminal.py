@@ -1,5 +1,6 @@
 """What commands share: a bar of progress, files that appear whole, arguments made of numbers."""
 
+import io
 import logging
 import os
 import sys
@@ -21,6 +22,9 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
 @contextmanager
 def own_words(tell: Callable[[str], Any]) -> Iterator[None]:
     """Of the warnings in the block, those of numbers are told; other people's deprecations and logs are not shown."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a locale or a file's name cannot say is shown by its code
+            stream.reconfigure(errors="backslashreplace")
     logging.lastResort = None  # for good: some come when the process ends
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

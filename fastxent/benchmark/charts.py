@@ -1,6 +1,7 @@
 """The charts, drawn by Matplotlib where it is installed."""
 
 import importlib.util
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -102,7 +103,7 @@ def roofline(rows: Sequence[Row], facts: dict[str, Any], path: str) -> None:
     drawing.legend([seen[n] for n in names], names, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
     machine = f"{facts['processor']}, {facts['threads']} threads, vectors of {facts['vector_bits']} bits"
     axes.set_title(f"fastxent {facts['versions']['fastxent']} on {machine}", fontsize=9, loc="left")
-    drawing.savefig(path)
+    save(drawing, path)
 
 
 def _aim(row: Row) -> float | None:
@@ -174,7 +175,7 @@ def scaling(series: dict[str, Sequence[Any]], facts: dict[str, Any], path: str) 
         axes.legend(frameon=False, fontsize=8)
     machine = f"{facts['processor']}, {facts['threads']} threads"
     drawing.suptitle(f"cross_entropy, float32, fastxent {facts['versions']['fastxent']} on {machine}", fontsize=10)
-    drawing.savefig(path)
+    save(drawing, path)
 
 
 def crossover(points: Sequence[dict[str, Any]], chosen: int, facts: dict[str, Any], path: str) -> None:
@@ -208,4 +209,13 @@ def crossover(points: Sequence[dict[str, Any]], chosen: int, facts: dict[str, An
         axes.set_title(f"{dtype}: ns a logit, by classes; one thread, in cache", fontsize=9, loc="left")
         axes.legend(frameon=False, fontsize=8)
     drawing.suptitle(f"fastxent {facts['versions']['fastxent']} on {facts['processor']}", fontsize=10)
-    drawing.savefig(path)
+    save(drawing, path)
+
+
+def save(drawing: Any, path: str) -> None:
+    """Write a figure to a file that appears whole or not at all."""
+    from fastxent.score_state import write_atomically
+
+    content = io.BytesIO()
+    drawing.savefig(content, format=path.rpartition(".")[2].lower())
+    write_atomically(path, content.getvalue())

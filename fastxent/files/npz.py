@@ -80,5 +80,9 @@ class _Bytes:
         unpacked, packed = tempfile.TemporaryFile(), self._open()  # noqa: SIM115 (open for as long as the member is)
         weakref.finalize(self, unpacked.close)
         while piece := packed.read(_PIECE):
-            unpacked.write(piece)
+            try:
+                unpacked.write(piece)
+            except OSError as error:
+                where = tempfile.gettempdir()
+                raise ValueError(f"{self._label}: cannot be unpacked into {where}: {error.strerror}") from None
         self.file, self._spilled = unpacked, True

@@ -147,28 +147,33 @@ class Folder(Source):
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.size, self._mtime_ns, self.n_files = self._total()
+        self._found = self._all()
+        self.n_files = len(self._found)
+        self.size = sum(size for size, _ in self._found.values())
+        self._mtime_ns = max(time for _, time in self._found.values())
 
     def refuse_changed(self) -> None:
-        if (self.size, self._mtime_ns, self.n_files) != self._total():
+        if self._found != self._all():
             raise changed(self.path)
 
-    def refuse_newer(self, name: str) -> None:
-        """Raise where one of its files was changed after the folder was opened."""
-        if not is_remote(self.path) and _facts(os.path.join(self.path, name))[1] > self._mtime_ns:
+    def refuse_changed_file(self, name: str) -> None:
+        """Raise where one of its files is no longer the one that was found; here, not elsewhere."""
+        path = os.path.join(self.path, name)
+        if not is_remote(self.path) and self._found.get(os.path.normpath(path)) != _facts(path):
             raise changed(self.path)
 
-    def _total(self) -> tuple[int, int, int]:
-        """(bytes, nanoseconds of the last change, 0 elsewhere than on this machine; files)."""
+    def _all(self) -> dict[str, tuple[int, int]]:
+        """Each file's (bytes, nanoseconds of the last change; 0 elsewhere than on this machine)."""
         if is_remote(self.path):
             files, inner = filesystem(self.path)
             with told_by(self.path):
                 sizes = files.du(inner, total=False)
-            return sum(sizes.values()), 0, len(sizes)
-        found = [_facts(os.path.join(folder, name)) for folder, _, names in os.walk(self.path) for name in names]
+            return {name: (size, 0) for name, size in sizes.items()}
+        paths = (os.path.join(folder, name) for folder, _, names in os.walk(self.path) for name in names)
+        found = {os.path.normpath(path): _facts(path) for path in paths}
         if not found:
             raise FileNotFoundError(errno.ENOENT, "no such file, or an empty folder", self.path)
-        return sum(size for size, _ in found), max(time for _, time in found), len(found)
+        return found
 
 
 def filesystem(path: str) -> tuple[Any, str]:

@@ -57,7 +57,7 @@ def _checked(store: Any, folder: Folder) -> Any:
         async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
             value = await super().get(key, prototype, byte_range)
             if value is not None:
-                folder.refuse_newer(key)
+                folder.refuse_changed_file(key)
             if value is None or byte_range is not None or not key.startswith(self.blosc) or key.endswith(_METADATA):
                 return value
             size = int.from_bytes(value.as_numpy_array()[12:16].tobytes(), "little")  # as its header says
