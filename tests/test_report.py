@@ -4,6 +4,8 @@ import hashlib
 import html.parser
 import json
 import math
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from fastxent.cli import main
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
+from fastxent.cli_report import Output
 from fastxent.fit import TemperatureScaling
 from fastxent.report import text
 from fastxent.report.calibration import calibration_page
@@ -231,6 +234,40 @@ def test_the_command_writes_page_and_plots(tmp_path, monkeypatch, capsys):
     for line in (*2 * ["score x.npy y.npy --resume s.state --report again.html"], "merge s.state --report merged.html"):
         assert run(line) == 0
     assert (tmp_path / "merged.html").read_text("utf-8").count("SHA-256") == 1
+
+
+def test_the_readme_s_command_runs(tmp_path, monkeypatch, capsys):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    line = readme.split("\n## Reports\n")[1].split("```sh\n")[1].splitlines()[0]
+    monkeypatch.chdir(tmp_path)
+    z, y = logits(200, 3)
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    columns = {f"p_{name}": p[:, k] for k, name in enumerate(("rain", "sun", "<snow>"))}
+    parquet.write_table(pyarrow.table({**columns, "y": y}), "predictions.parquet")
+    assert main(shlex.split(line)[1:]) == 0
+    assert "p_&lt;snow&gt;" in (tmp_path / "report.html").read_text("utf-8")
+    assert len(list((tmp_path / "plots").iterdir())) == 8
+    assert "perplexity" in capsys.readouterr().out
+
+
+def test_a_file_that_changes_before_its_checksum_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    z, y = logits(50, 3)
+    np.save("x.npy", z)
+    np.save("y.npy", y)
+    monkeypatch.setattr(Output, "write_score", changing(Output.write_score, "y.npy"))
+    assert run("score x.npy y.npy --report r.html") == 2
+    assert "y.npy: was changed while it was read" in capsys.readouterr().err
+    assert not (tmp_path / "r.html").exists()
+
+
+def changing(function, path):
+    def changed(*arguments):
+        np.save(path, np.ones(50, int))
+        return function(*arguments)
+
+    return changed
 
 
 @pytest.mark.parametrize("option", ["--report .", "--report -", "--report no/r.html", "--plots x.npy", "--plots no/d"])

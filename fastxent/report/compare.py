@@ -130,7 +130,7 @@ def _models(comparison: "Comparison") -> Section:
 
         says = f"Mean NLL less that of {shown(best[0].b)}, with 95 % intervals"
         drawings = [Plot(Drawing("models", says, draw, 60 + 16 * len(best)), "Models", says + ".")]
-    return Section("Models", drawings, [table])
+    return Section("Models", drawings, [table], stacked=True)
 
 
 def _table(one: str, title: str, table: "DifferenceTable", names: Sequence[str]) -> Section:

@@ -71,7 +71,7 @@ def measured(name: str, value: float, interval: Interval, unit: str = "", note: 
     low, high = interval
     known = math.isfinite(low) and math.isfinite(high)
     decimals = decimals_of((high - low) / (2 * NORMAL_95)) if known and high > low else default
-    text = f"{fixed(low, decimals)} to {fixed(high, decimals)}" if known else ""
+    text = f"{fixed(low, decimals)} to {fixed(high, decimals)}" if known and high > low else ""
     return Figure(name, fixed(value, decimals), unit, text, note)
 
 

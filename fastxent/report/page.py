@@ -45,6 +45,7 @@ class Section(NamedTuple):
     plots: Sequence[Plot] = ()
     tables: Sequence[Table] = ()
     text: str = ""
+    stacked: bool = False  # whether its parts stand under each other on a wide page too
 
 
 class File(NamedTuple):

@@ -99,6 +99,8 @@ def nll_histogram(axes: Any, score: "Score") -> None:
     marks = [(_place(edges, x), f"{x:g}" if x >= 1e-3 else f"1e{round(math.log10(x))}") for x in ticks[::every]]
     if low == 0:
         marks = [(0.5, "0"), *(mark for mark in marks if mark[0] > 5)]
+    if not marks:
+        marks = [(k, f"{edges[k]:.3g}") for k in (low, high + 1)]
     marks += labels
     axes.set_xticks([x for x, _ in marks], [text for _, text in marks])
     axes.set_xlim(low - 0.6, max(at, high + 1.6))
@@ -186,7 +188,7 @@ def confusion(axes: Any, score: "Score", names: Sequence[str]) -> list[int]:
     shares, small = counts / rows, SMALL if len(chosen) <= 8 else 6.5
     for i, j in np.argwhere(counts):
         colour = ACCENT if i == j else WARM
-        alpha = 0.06 + 0.74 * math.sqrt(shares[i, j])
+        alpha = 0.06 + 0.5 * math.sqrt(shares[i, j])
         axes.add_patch(_rectangle(j - 0.48, i - 0.48, 0.96, colour, alpha))
         axes.text(j, i, compact(int(counts[i, j])), ha="center", va="center", fontsize=small, color=INK)
     texts = [shortened(names[k], 12) for k in chosen]

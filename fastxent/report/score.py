@@ -204,4 +204,4 @@ def _tenth(x: float) -> str:
 
 def _probability(x: float) -> str:
     """Of the label."""
-    return fixed(x, 6)
+    return fixed(x, 6 if x else 0)
