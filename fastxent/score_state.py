@@ -25,7 +25,7 @@ from fastxent.options import as_whole
 from fastxent.score_replicates import Replicates
 
 # Raised whenever the same rows could give other bits than before: the kernels' arithmetic, or the card's boundaries.
-ARITHMETIC = 4
+ARITHMETIC = 5
 
 _MAGIC = b"fastxent score state 2\n"
 _SPILL_ROOM = 64

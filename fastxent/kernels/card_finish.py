@@ -11,10 +11,23 @@ import math
 from numba.extending import overload
 
 from fastxent.kernels import elementary
-from fastxent.kernels.elementary import LN_2, fma
+from fastxent.kernels.elementary import LN_2, LOG2_E, fma
 from fastxent.kernels.jit import INLINE, inline
 from fastxent.kernels.memory import load, pointer, store, store_some
-from fastxent.kernels.simd import bits, by_type, first_lanes, from_bits, halves, is_float32, maximum, select
+from fastxent.kernels.rows import two_words
+from fastxent.kernels.simd import (
+    any_lane,
+    bits,
+    by_type,
+    fill,
+    first_lanes,
+    from_bits,
+    halves,
+    is_float32,
+    maximum,
+    minimum,
+    select,
+)  # fmt: skip
 from fastxent.kernels.tiles import ROWS
 
 IGNORED, INVALID = -1, -2
@@ -28,6 +41,7 @@ lift = by_type(LIFT32, LIFT64)
 
 SHARE_ROUNDING = 1.5 * 2.0 ** (52 - 41)
 NO_UNIT = -4000.0  # k of a row without other classes: its unit is 0
+LEAST_UNIT, LEAST_INNER = -120.0, 2.0**-60  # for float32: squares of what is larger are normal numbers
 
 
 def unit_of(like, k, s, top, scale, scale_low):
@@ -121,8 +135,8 @@ def _settled_share(like, q):
 
 
 @inline
-def finish_eight(like, a, k, s, top, spread, squares, own, scale, scale_low, card, r, m):
-    """The figures of eight rows, to rows r .. r + m - 1 of the card. Returns -ln q of the largest class."""
+def finish_eight(like, a, k, s, top, spread, squares, own, scale, scale_low):
+    """The figures of eight rows: NLL, entropy, confidence, Brier score, and -ln q of the largest class."""
     unit = unit_of(like, raised(like, k), s, top, scale, scale_low)
     inner = lowered(like, a) * unit
     q, top_nll = 1.0 / (inner + 1.0), log1p(like, inner)
@@ -131,11 +145,8 @@ def finish_eight(like, a, k, s, top, spread, squares, own, scale, scale_low, car
     distance = (top - own) * scale
     own_q = decay(like, distance) * q
     brier = select(distance == 0.0, share * share, (q * q - own_q) + (1.0 - own_q)) + squares * least * least
-    put(card[0], r, m, settled(like, top_nll + distance))
-    put(card[1], r, m, settled(like, top_nll + spread * scale * unit))
-    put(card[2], r, m, settled_share(like, q))
-    put(card[3], r, m, settled(like, brier))
-    return top_nll
+    nll, entropy = settled(like, top_nll + distance), settled(like, top_nll + spread * scale * unit)
+    return nll, entropy, settled_share(like, q), settled(like, brier), top_nll
 
 
 @inline
@@ -148,41 +159,121 @@ def put(p, r, m, values):
 
 
 @inline
+def put_figures(card, r, m, figures):
+    """Store the figures of the first m of eight rows."""
+    put(card[0], r, m, figures[0])
+    put(card[1], r, m, figures[1])
+    put(card[2], r, m, figures[2])
+    put(card[3], r, m, figures[3])
+
+
+@inline
 def finish_card(like, figures, card, m, scale, scale_low):
     """The block's figures become those of the card; -ln q of the largest class takes the place of K."""
     f = pointer(figures, 0)
     for r in range(0, m, 8):
         a, k, s, top = load(f, A * ROWS + r), load(f, K * ROWS + r), load(f, S * ROWS + r), load(f, TOP * ROWS + r)
         spread, squares, own = load(f, SPREAD * ROWS + r), load(f, SQUARES * ROWS + r), load(f, OWN * ROWS + r)
-        top_nll = finish_eight(like, a, k, s, top, spread, squares, own, scale, scale_low, card, r, m - r)
-        store(f, K * ROWS + r, top_nll)
+        figures = finish_eight(like, a, k, s, top, spread, squares, own, scale, scale_low)
+        put_figures(card, r, m - r, figures)
+        store(f, K * ROWS + r, figures[4])
 
 
-def finish_tile(sums, k, s, top, own, scale, scale_low, card, r, m):
-    """The same for a tile of rows, whose sums are those of card_rows.add_products."""
+def finish_tile(totals, k, s, top, own, scale, scale_low, card, r, m):
+    """The same for a tile of rows, given A, Σ e_j·(z_top - z_j) and Σ e_j²."""
 
 
 @overload(finish_tile, jit_options=INLINE)
-def _finish_tile(sums, k, s, top, own, scale, scale_low, card, r, m):
+def _finish_tile(totals, k, s, top, own, scale, scale_low, card, r, m):
     if not is_float32(k):
 
-        def narrow(sums, k, s, top, own, scale, scale_low, card, r, m):
-            a, a_low, b, b_low, c, c_low = sums
-            finish_eight(k, a + a_low, k, s, top, b + b_low, c + c_low, own, scale, scale_low, card, r, m)
+        def narrow(totals, k, s, top, own, scale, scale_low, card, r, m):
+            a, b, c = totals
+            eight = finish_eight(k, a, k, s, top, b, c, own, scale, scale_low)
+            put_figures(card, r, m, eight)
 
         return narrow
 
-    def both(sums, k, s, top, own, scale, scale_low, card, r, m):
-        a1, a2, b1, b2, c1, c2 = sums
+    def both(totals, k, s, top, own, scale, scale_low, card, r, m):
+        a, b, c = totals
+        near = finish_near(a, k, s, top, b, c, own, scale, scale_low)
+        a1, a2 = halves(a)
+        b1, b2 = halves(b)
+        c1, c2 = halves(c)
         k1, k2 = halves(k)
         s1, s2 = halves(s)
         top1, top2 = halves(top)
         own1, own2 = halves(own)
-        finish_eight(k, a1, k1, s1, top1, b1, c1, own1, scale, scale_low, card, r, m)
+        nll1, nll2 = halves(near[0])
+        entropy1, entropy2 = halves(near[1])
+        share1, share2 = halves(near[2])
+        q1, q2 = halves(near[3])
+        brier1, brier2 = halves(near[4])
+        eight = nll1, entropy1, confidence_of(share1, q1), brier1
+        if any_lane(brier1 != brier1):
+            eight = mended(eight, finish_eight(k, a1, k1, s1, top1, b1, c1, own1, scale, scale_low))
+        put_figures(card, r, m, eight)
         if m > 8:
-            finish_eight(k, a2, k2, s2, top2, b2, c2, own2, scale, scale_low, card, r + 8, m - 8)
+            eight = nll2, entropy2, confidence_of(share2, q2), brier2
+            if any_lane(brier2 != brier2):
+                eight = mended(eight, finish_eight(k, a2, k2, s2, top2, b2, c2, own2, scale, scale_low))
+            put_figures(card, r + 8, m - 8, eight)
 
     return both
+
+
+@inline
+def finish_near(a, k, s, top, spread, squares, own, scale, scale_low):
+    """The same figures of sixteen rows in float32, where the other classes have a share of 2^-60 or more.
+
+    NLL, entropy, that share, q of the largest class, and the Brier score: NaN where they do not hold.
+    """
+    factor, factor_low = two_words(a, -scale, -scale_low)
+    one, magic = fill(a, 1.0), elementary.rounding(a) + k
+    t = fma(top, factor * LOG2_E, magic) - elementary.rounding(a)
+    powers, rest = elementary.exp_parts32(top, factor, factor_low, magic)
+    power = from_bits(bits(one) + powers)  # the unit of the sums is power·(1 + rest)
+    inner = times(a, power, rest)
+    near = (s == 0.0) & (t >= LEAST_UNIT) & (inner >= LEAST_INNER)
+    q, top_nll = one / (inner + 1.0), elementary.log1p_positive(inner)
+    share = inner * q
+    distance = (own - top) * factor
+    none = fill(a, 0.0)
+    own_q = elementary.times_exp(q, minimum(distance, 80.0), none - 1.0, none, none + elementary.rounding(a))
+    squares, q2 = times(times(squares, power, rest), power, rest), q * q
+    brier = select(distance == 0.0, fma(inner, inner, squares) * q2, fma(squares, q2, (q2 - own_q) + (1.0 - own_q)))
+    return (
+        top_nll + distance,
+        fma(times(spread, power, rest) * q, -factor, top_nll),
+        share,
+        q,
+        select(near, brier, math.nan),
+    )
+
+
+@inline
+def times(x, power, rest):
+    """x·power·(1 + rest), for a power of two: rounded once."""
+    x = x * power
+    return fma(x, rest, x)
+
+
+@inline
+def confidence_of(share, q):
+    """The largest probability of eight rows, given the others' share too, which tells a small one more accurately."""
+    return (select(share < 0.5, 1.0 - share, q) + SHARE_ROUNDING) - SHARE_ROUNDING
+
+
+@inline
+def mended(figures, full):
+    """Figures of eight rows, those of ``full`` where they do not hold."""
+    missing = figures[3] != figures[3]
+    return (
+        select(missing, full[0], figures[0]),
+        select(missing, full[1], figures[1]),
+        select(missing, full[2], figures[2]),
+        select(missing, full[3], figures[3]),
+    )
 
 
 def put_integers(p, r, m, values):

@@ -8,7 +8,7 @@ second one in the first-level cache adds
 k and s are the largest class's, with k LIFT less: terms and their squares stay normal numbers further down. Where the
 largest stands too far above the others, the sums are taken again with the k and s of the largest of those.
 
-float32 terms are summed as trees of four before they are widened, products of eight: at most 1.95 · 2^-22 off.
+float32 terms and products are summed as trees of eight before they are widened: at most 1.95 · 2^-22 off.
 """
 
 import math
@@ -32,11 +32,13 @@ from fastxent.kernels.simd import (
     float64x8,
     fma,
     halves,
+    lane_bits,
     lane_numbers,
     max_reduce,
     maximum,
     select,
     splat,
+    trailing_zeros,
 )  # fmt: skip
 from fastxent.kernels.term_sums import one_term, term_constants
 
@@ -51,7 +53,7 @@ far = by_type(2.0**60, 2.0**500)
 def add_products(sums, held, e, d, last):
     """Add four vectors e, then e·d, then e² to three totals, each in two vectors of 8 x float64.
 
-    float32 products are held back until there are eight of them in a tree, or ``last`` says that no more will come.
+    Of float32 they are held back until there are eight of each in a tree, or ``last`` says that no more will come.
     """
 
 
@@ -73,16 +75,16 @@ def _add_products(sums, held, e, d, last):
         a, a_high, b, b_high, c, c_high = sums
         e0, e1, e2, e3 = e
         d0, d1, d2, d3 = d
-        a1, a2 = halves((e0 + e1) + (e2 + e3))
-        a, a_high = a + a1, a_high + a2
-        products = held[0] + (fma(e0, d0, e1 * d1) + fma(e2, d2, e3 * d3))
-        squares = held[1] + (fma(e0, e0, e1 * e1) + fma(e2, e2, e3 * e3))
+        terms = held[0] + ((e0 + e1) + (e2 + e3))
+        products = held[1] + (fma(e0, d0, e1 * d1) + fma(e2, d2, e3 * d3))
+        squares = held[2] + (fma(e0, e0, e1 * e1) + fma(e2, e2, e3 * e3))
         if last:
+            a1, a2 = halves(terms)
             b1, b2 = halves(products)
             c1, c2 = halves(squares)
-            b, b_high, c, c_high = b + b1, b_high + b2, c + c1, c_high + c2
-            products = squares = fill(e0, 0.0)
-        return (a, a_high, b, b_high, c, c_high), (products, squares)
+            a, a_high, b, b_high, c, c_high = a + a1, a_high + a2, b + b1, b_high + b2, c + c1, c_high + c2
+            terms = products = squares = fill(e0, 0.0)
+        return (a, a_high, b, b_high, c, c_high), (terms, products, squares)
 
     return widened
 
@@ -128,8 +130,14 @@ def survey(p, n, y, step):
     if y >= 0 and rank == 0 and z == highest:
         return np.float64(highest), y, rank
     first = -np.int64(max_reduce(select(top == highest, -place, -n)))
-    while p[first] != highest:
-        first += 1
+    if first < full:
+        v0, v1 = load(p, first), load(p, first + width)
+        v2, v3 = load(p, first + 2 * width), load(p, first + 3 * width)
+        found = lane_bits(v0 == highest) | lane_bits(v1 == highest) << width
+        found |= lane_bits(v2 == highest) << 2 * width | lane_bits(v3 == highest) << 3 * width
+    else:
+        found = lane_bits(part(p, first, n, -1) == highest)
+    first += trailing_zeros(found)
     return np.float64(highest), first, rank
 
 
@@ -147,7 +155,8 @@ def card_sums(p, n, step, top, first, reference, scale, scale_low):
     base = fill(p, min(top - s, far(p)))
     factor, factor_low = two_words(p, scale, scale_low)
     zero = splat(0.0)
-    sums, held = (zero, zero, zero, zero, zero, zero), (fill(p, 0.0), fill(p, 0.0))
+    none = fill(p, 0.0)
+    sums, held = (zero, zero, zero, zero, zero, zero), (none, none, none)
     block = 4 * width
     masked, onwards = first // block * block, step + 3 * n // 4
     for i in range(0, n, block):
@@ -184,7 +193,7 @@ def plain_sums(p, n, step, top, first, reference):
     own = min(first // width * width, last)
     block = 4 * width
     zero, none = splat(0.0), fill(p, 0.0)
-    sums, held = (zero, zero, zero, zero, zero, zero), (none, none)
+    sums, held = (zero, zero, zero, zero, zero, zero), (none, none, none)
     end, onwards = last - last % block, step + 3 * n // 4
     for i in range(0, end, block):
         for j in range(0, block * 3 // 4, width):
@@ -194,7 +203,7 @@ def plain_sums(p, n, step, top, first, reference):
         v0, v1, v2, v3 = maximum(v0, floor), maximum(v1, floor), maximum(v2, floor), maximum(v3, floor)
         e = term(v0, constants), term(v1, constants), term(v2, constants), term(v3, constants)
         sums, held = add_products(sums, held, e, (base - v0, base - v1, base - v2, base - v3), i & block != 0)
-    a, b, c = none, held[0], held[1]
+    a, b, c = held
     for i in range(end, last, width):
         a, b, c = add_one(load(p, beside(i, own, width)), base, floor, constants, a, b, c)
     v = load(p, own)

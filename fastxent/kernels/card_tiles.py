@@ -8,7 +8,7 @@ from fastxent.kernels.card_finish import IGNORED, INVALID, NO_UNIT, blank, finis
 from fastxent.kernels.card_rows import far, floor_exponent, too_small
 from fastxent.kernels.elementary import LN_2, LOG2_E, MODERATE, exp_shifted, exp_shifted_over
 from fastxent.kernels.jit import inline
-from fastxent.kernels.memory import load, load_integers, offset, pointer, prefetch
+from fastxent.kernels.memory import load, load_integers, offset, pointer, prefetch, store
 from fastxent.kernels.rows import add_terms, lane_sums, lanes, two_words
 from fastxent.kernels.simd import (
     any_lane,
@@ -24,6 +24,10 @@ from fastxent.kernels.simd import (
 from fastxent.kernels.tiles import TILE_CLASSES, fill_tile
 
 TILE_ROOM = 16 * (TILE_CLASSES + 1)  # elements: a tile, then the labels' logits
+
+SELECT_CLASSES = 16  # with more, a label's logit is sooner read than selected
+
+FEW_CLASSES = 16  # float32 terms of so many are not widened: they are rounded as often as trees of four, joined again
 
 # Terms that are added to each other before they are widened to float64; those of float64 go to the totals at once.
 group = by_type(4, 1)
@@ -45,10 +49,16 @@ def note_tiles(view, like, n, i, m, label, given, scale, scale_low, tile, card):
         for j in range(0, width, 8):
             prefetch(next_labels, start + j)
         r, some = min(start, max(m - width, 0)), min(width, m)  # the last tile overlaps the one before, to be full
-        for lane in range(some):
-            own[lane] = p[(r + lane) * view[2] + max(labels[r + lane], 0) * view[3]]
         fill_tile(q, offset(p, r * view[2]), view[2], some, n, view[3])
         y = load_integers(labels, r, fill(q, 0.0))
+        if n <= SELECT_CLASSES:
+            z = load(q, 0)
+            for j in range(1, n):
+                z = select(y == j, load(q, j * width), z)
+            store(own, 0, z)
+        else:
+            for lane in range(some):
+                own[lane] = p[(r + lane) * view[2] + max(labels[r + lane], 0) * view[3]]
         invalid = note_tile(q, load(own, 0), n, y, scale, scale_low, card, r, some)
         if any_lane(invalid | (y < 0)):
             for lane in range(some):
@@ -81,7 +91,7 @@ def note_tile(tile, own, n, label, scale, scale_low, card, r, m):
     plain = scale == 1.0
     reference = top
     empty = first < 0
-    k, s, sums = zero, zero, (splat(0.0), splat(0.0), splat(0.0), splat(0.0), splat(0.0), splat(0.0))
+    k, s, totals = zero, zero, (zero, zero, zero)
     for attempt in range(2):
         scaled = reference * factor
         moderate = maximum(scaled, -scaled) <= MODERATE
@@ -92,7 +102,12 @@ def note_tile(tile, own, n, label, scale, scale_low, card, r, m):
         floor = (k + floor_exponent(tile)) * (LN_2 / scale)
         base = minimum(top - s, far(tile))
         sums = splat(0.0), splat(0.0), splat(0.0), splat(0.0), splat(0.0), splat(0.0)
-        if plain and not any_lane(s != 0.0):
+        near, few = plain and not any_lane(s != 0.0), n <= FEW_CLASSES and group(tile) > 1
+        if near and few:
+            totals = sum_few(near_term, tile, n, (first, floor, magic, base))
+        elif few:
+            totals = sum_few(far_term, tile, n, (first, floor, magic, base, s, plain, factor, factor_low))
+        elif near:
             whole = n - n % group(tile)
             for j in range(0, whole, group(tile)):
                 a, b, c = zero, zero, zero
@@ -102,7 +117,7 @@ def note_tile(tile, own, n, label, scale, scale_low, card, r, m):
             a, b, c = zero, zero, zero
             for i in range(whole, n):
                 a, b, c = _add_class(load(tile, i * width), first == i, floor, magic, base, a, b, c)
-            sums = add_all(sums, a, b, c)
+            totals = totals_of(add_all(sums, a, b, c), tile)
         else:
             for j in range(0, n, group(tile)):
                 a, b, c = zero, zero, zero
@@ -112,7 +127,8 @@ def note_tile(tile, own, n, label, scale, scale_low, card, r, m):
                     e = select(first == i, 0.0, e)
                     a, b, c = a + e, fma(e, base - v, b), fma(e, e, c)
                 sums = add_all(sums, a, b, c)
-        weak = lane_sums(sums[0], sums[1], tile) < too_small(tile)
+            totals = totals_of(sums, tile)
+        weak = totals[0] < too_small(tile)
         if attempt == 1 or not any_lane(weak):
             break
         # The largest class stands far above the others: their sums are taken relative to the largest of them.
@@ -121,9 +137,9 @@ def note_tile(tile, own, n, label, scale, scale_low, card, r, m):
             others = select(first == j, others, maximum(others, load(tile, j * width)))
         empty = weak & (others == -math.inf)
         reference = select(weak & (others > -math.inf), others, top)
-    distances = lane_sums(sums[2], sums[3], tile)  # a NaN shows here; an exponential's bits may become a number's
+    distances = totals[1]  # a NaN shows here; an exponential's bits may become a number's
     invalid = ~(maximum(top, -top) < math.inf) | (distances != distances)
-    finish_tile(sums, select(empty, NO_UNIT, k), s, top, own, scale, scale_low, card, r, m)
+    finish_tile(totals, select(empty, NO_UNIT, k), s, top, own, scale, scale_low, card, r, m)
     put_integers(card[4], r, m, first)
     put_integers(card[5], r, m, select(invalid, -1, rank))
     return invalid
@@ -135,6 +151,49 @@ def _add_class(v, largest, floor, magic, base, a, b, c):
     v = maximum(v, floor)
     e = select(largest, 0.0, exp_shifted(v, magic))
     return a + e, fma(e, base - v, b), fma(e, e, c)
+
+
+@inline
+def sum_few(term_of, tile, n, rows):
+    """The three totals for few classes, in the terms' own type."""
+    zero = fill(tile, 0.0)
+    a, b, c = zero, zero, zero
+    for j in range(0, n - 3, 4):
+        e0, d0 = term_of(tile, j, rows)
+        e1, d1 = term_of(tile, j + 1, rows)
+        e2, d2 = term_of(tile, j + 2, rows)
+        e3, d3 = term_of(tile, j + 3, rows)
+        a = a + ((e0 + e1) + (e2 + e3))
+        b = b + (fma(e0, d0, e1 * d1) + fma(e2, d2, e3 * d3))
+        c = c + (fma(e0, e0, e1 * e1) + fma(e2, e2, e3 * e3))
+    for j in range(n - n % 4, n):
+        e, d = term_of(tile, j, rows)
+        a, b, c = a + e, fma(e, d, b), fma(e, e, c)
+    return a, b, c
+
+
+@inline
+def near_term(tile, j, rows):
+    """Class j's term, 0 for the largest, and its distance below that; for T = 1 and s = 0."""
+    first, floor, magic, base = rows
+    v = maximum(load(tile, j * lanes(tile)), floor)
+    return select(first == j, 0.0, exp_shifted(v, magic)), base - v
+
+
+@inline
+def far_term(tile, j, rows):
+    """The same for any; with the same bits where T = 1 and s = 0."""
+    first, floor, magic, base, s, plain, factor, factor_low = rows
+    v = maximum(load(tile, j * lanes(tile)) - s, floor)
+    e = exp_shifted(v, magic) if plain else exp_shifted_over(v, factor, factor_low, magic)
+    return select(first == j, 0.0, e), base - v
+
+
+@inline
+def totals_of(sums, like):
+    """The three totals, in the type of ``like``."""
+    a1, a2, b1, b2, c1, c2 = sums
+    return lane_sums(a1, a2, like), lane_sums(b1, b2, like), lane_sums(c1, c2, like)
 
 
 @inline

@@ -23,7 +23,6 @@ from fastxent.kernels.exactsum import (
 from fastxent.kernels.groups import (
     BLOCK,
     FEW_GROUPS,
-    FLUSH_ROWS,
     STRIDE,
     add_to_group,
     add_to_groups,
@@ -61,7 +60,7 @@ N_SUMS = 12
 
 # A block's rows: the columns above, then the NLL and confidence without weights; and whole numbers.
 NLL, SHARE, N_COLUMNS = range(N_SUMS, N_SUMS + 3)
-LABEL, PREDICTED, RANK, ROW, CELL, NLL_BIN, SCORE_BIN, HIGH, LOW, N_MARKS = range(10)
+LABEL, PREDICTED, RANK, ROW, CELL, NLL_BIN, SCORE_BIN, HIGH, LOW, HIGH_R, LOW_R, N_MARKS = range(12)
 
 # A column's numbers are below 2^10, squares below 2^20; what products left out starts 53 bits further down.
 GROUP_TOPS = (10, 20, -32, 10, 10, 10, 10, 20, -32, 20, -32, 10)
@@ -69,6 +68,10 @@ GROUP_TOPS = (10, 20, -32, 10, 10, 10, 10, 20, -32, 20, -32, 10)
 # Rows are counted by bin of confidence and rank together: a cell, bin << shift | rank. With many ranks of interest
 # (top_k) a cell tells right from wrong only.
 MOST_CELLS = 512
+
+# Without weights a confidence is at most 1, or 2^41 units: a cell's word counts rows from this bit on.
+ROWS_BIT = 53
+MOST_ROWS = 2047 - BLOCK
 
 DENSE_PAIRS = 1 << 16  # up to so many (label, predicted) pairs have a counter each; above it they are listed
 
@@ -132,6 +135,13 @@ def _drop(block, marks, n, counts):
         marks[ROW, kept] = k
         kept += 1
     return kept
+
+
+@inline
+def _number_rows(marks, n):
+    """Rows as they are where none is dropped."""
+    for k in range(n):
+        marks[ROW, k] = k
 
 
 @inline
@@ -247,9 +257,12 @@ def _pad(block, marks, n, weighted):
 
 
 @inline
-def _add_column(sums, fixed, block, marks, j, n):
-    """Add a column to its exact sum. Returns what groups want: whether all numbers fit, and have low parts."""
-    parts = pointer(marks, HIGH * STRIDE), pointer(marks, LOW * STRIDE)
+def _add_column(sums, fixed, block, marks, j, n, into):
+    """Add a column to its exact sum. Returns what groups want: whether all numbers fit, and have low parts.
+
+    The parts go to the marks ``into`` and the next one.
+    """
+    parts = pointer(marks, into * STRIDE), pointer(marks, (into + 1) * STRIDE)
     high, low, fits, some_low = fixed_columns(pointer(block, j * STRIDE), n, GROUP_TOPS[j], *parts)
     if fits:
         fixed[j, 0] += high
@@ -259,8 +272,25 @@ def _add_column(sums, fixed, block, marks, j, n):
     return fits, some_low
 
 
+@inline
+def _count_together(nll_rows, pair_rows, cells, totals, marks, n, n_classes, some_low, some_low_r):
+    """What a block's rows add to the tables of few classes, in one loop: additions to one place wait for each other."""
+    nll, pairs, cell, of_label = pointer(nll_rows, 0), pointer(pair_rows, 0), pointer(cells, 0), pointer(totals, 0)
+    p = pointer(marks, 0)
+    for k in range(n):
+        label = p[LABEL * STRIDE + k]
+        nll[p[NLL_BIN * STRIDE + k]] += 1
+        pairs[label * n_classes + p[PREDICTED * STRIDE + k]] += 1
+        cell[4 * p[CELL * STRIDE + k]] += p[HIGH * STRIDE + k] + (1 << ROWS_BIT)
+        of_label[2 * label] += p[HIGH_R * STRIDE + k]
+    for k in range(n if some_low else 0):
+        cell[4 * p[CELL * STRIDE + k] + 1] += p[LOW * STRIDE + k]
+    for k in range(n if some_low_r else 0):
+        of_label[2 * p[LABEL * STRIDE + k] + 1] += p[LOW_R * STRIDE + k]
+
+
 @compiled
-def _flush(sums, fixed, totals, few, cells, shift, n_classes, bin_rows, rank_rows, slots):
+def _flush(sums, fixed, totals, few, cells, shift, n_classes, bin_rows, rank_rows, slots, packed):
     """Move what several blocks add up to into the tally."""
     for j in range(N_SUMS):
         for level in range(2):
@@ -270,15 +300,18 @@ def _flush(sums, fixed, totals, few, cells, shift, n_classes, bin_rows, rank_row
     flush_groups(totals, n_classes if few else 0, 0, slots, 0)
     if n_classes == 0:
         return
-    flush_groups(cells, cells.shape[0], shift, slots, n_classes)
     by_rank, most = (1 << shift) >= rank_rows.size, (1 << shift) - 1
     for cell in range(cells.shape[0]):
+        if packed:
+            cells[cell, 2] += (cells[cell, 0] >> ROWS_BIT) & 2047
+            cells[cell, 0] &= (1 << ROWS_BIT) - 1
         rows, rank = cells[cell, 2], cell & most
         if rows != 0:
             bin_rows[cell >> shift, 1 if rank == 0 else 0] += rows
             if by_rank:
                 rank_rows[min(rank, rank_rows.size - 1)] += rows
             cells[cell, 2] = 0
+    flush_groups(cells, cells.shape[0], shift, slots, n_classes)
 
 
 @compiled
@@ -325,8 +358,11 @@ def accumulate_chunk(
     shift = cell_shift(n_bins, rank_rows.size)
     by_rank = (1 << shift) >= rank_rows.size
     cells, grouped = np.zeros((n_bins << shift, 4), np.int64), (counts, slots, spill_index, spill)
+    together = dense and not weighted
     parts = pointer(marks, HIGH * STRIDE), pointer(marks, LOW * STRIDE)
+    parts_r = pointer(marks, HIGH_R * STRIDE), pointer(marks, LOW_R * STRIDE)
     pending, i = 0, start
+    _number_rows(marks, BLOCK)
     while i < stop:
         if counts[PAIRS_USED] + new_pairs > pair_keys.size > 0 or counts[SPILL_USED] + new_spilled > spill.shape[0]:
             break
@@ -336,40 +372,43 @@ def accumulate_chunk(
         p, q = pointer(marks, 0), pointer(labels, i)
         for k in range(m if hard else 0):
             p[LABEL * STRIDE + k] = q[k]
-        if _any_negative(marks, n):
+        dropped = _any_negative(marks, n)
+        if dropped:
             n = _drop(block, marks, n, counts)
             if refuse_invalid and counts[INVALID] > 0:
                 report[0], report[1] = i, -1
                 break
-        else:
-            for k in range(n):
-                p[ROW * STRIDE + k] = k
         counts[KEPT] += n
         if weighted:
             _weigh(block, weights, i, marks, n)
         _pad(block, marks, n, weighted)
         most = _mark_bins(block, nll, share, marks, n, n_bins, shift, n_classes == 2)
-        count_places(pointer(nll_rows, 0), 1, pointer(marks, NLL_BIN * STRIDE), n)
-        marked = pointer(marks, LABEL * STRIDE), pointer(marks, PREDICTED * STRIDE)
-        if dense:
-            p = pointer(pair_rows, 0)
-            for k in range(n):
-                p[marked[0][k] * n_classes + marked[1][k]] += 1
-        elif hard:
-            count_pairs(counts, class_rows, pair_keys, pair_rows, marked, n)
+        fit = fit_r = False, False
         if hard:
-            for k in range(0 if by_rank else n):
-                rank_rows[min(marks[RANK, k], rank_rows.size - 1)] += 1
-            fit = _add_column(sums, fixed, block, marks, CONFIDENCE, n)
-            place, x = pointer(marks, CELL * STRIDE), pointer(block, CONFIDENCE * STRIDE)
-            add_to_groups(pointer(cells, 0), 4, place, parts, x, n, fit, grouped, n_classes, shift)
-            fit = _add_column(sums, fixed, block, marks, R, n)
-            if few:
-                place, x = pointer(marks, LABEL * STRIDE), pointer(block, R * STRIDE)
-                add_to_groups(pointer(totals, 0), 2, place, parts, x, n, fit, grouped, 0, 0)
-            else:
+            fit = _add_column(sums, fixed, block, marks, CONFIDENCE, n, HIGH)
+            fit_r = _add_column(sums, fixed, block, marks, R, n, HIGH_R)
+        if together and fit[0] and fit_r[0]:
+            _count_together(nll_rows, pair_rows, cells, totals, marks, n, n_classes, fit[1], fit_r[1])
+        else:
+            count_places(pointer(nll_rows, 0), 1, pointer(marks, NLL_BIN * STRIDE), n)
+            marked = pointer(marks, LABEL * STRIDE), pointer(marks, PREDICTED * STRIDE)
+            if dense:
+                p = pointer(pair_rows, 0)
                 for k in range(n):
-                    add_to_group(*grouped, marks[LABEL, k], block[R, k])
+                    p[marked[0][k] * n_classes + marked[1][k]] += 1
+            elif hard:
+                count_pairs(counts, class_rows, pair_keys, pair_rows, marked, n)
+            if hard:
+                place, x = pointer(marks, CELL * STRIDE), pointer(block, CONFIDENCE * STRIDE)
+                add_to_groups(pointer(cells, 0), 4, place, parts, x, n, fit, grouped, n_classes, shift)
+                if few:
+                    place, x = pointer(marks, LABEL * STRIDE), pointer(block, R * STRIDE)
+                    add_to_groups(pointer(totals, 0), 2, place, parts_r, x, n, fit_r, grouped, 0, 0)
+                else:
+                    for k in range(n):
+                        add_to_group(*grouped, marks[LABEL, k], block[R, k])
+        for k in range(n if hard and not by_rank else 0):
+            rank_rows[min(marks[RANK, k], rank_rows.size - 1)] += 1
         if n_classes == 2:
             p = pointer(score_rows, 0)
             for k in range(n):
@@ -393,13 +432,15 @@ def accumulate_chunk(
             if j == ENTROPY or j == BRIER or j == RR_HIGH:  # the parts by themselves are not wanted
                 exact_sum_add_block(sums[j], block[j], n)
             elif not (hard and (j == R or j == CONFIDENCE)) and (j != RR_LOW or low):
-                _add_column(sums, fixed, block, marks, j, n)
+                _add_column(sums, fixed, block, marks, j, n, HIGH)
+        if dropped:
+            _number_rows(marks, BLOCK)
         i += m
         pending += m
-        if pending >= FLUSH_ROWS:
+        if pending > MOST_ROWS:
             pending = 0
-            _flush(sums, fixed, totals, few, cells, shift, n_classes, bin_rows, rank_rows, slots)
-    _flush(sums, fixed, totals, few, cells, shift, n_classes, bin_rows, rank_rows, slots)
+            _flush(sums, fixed, totals, few, cells, shift, n_classes, bin_rows, rank_rows, slots, together)
+    _flush(sums, fixed, totals, few, cells, shift, n_classes, bin_rows, rank_rows, slots, together)
     return i
 
 

@@ -434,6 +434,26 @@ def any_lane(typingctx, mask):
 
 
 @intrinsic
+def lane_bits(typingctx, mask):
+    """The mask as an int64: lane 0 in its lowest bit."""
+
+    def build(context, builder, sig, args):
+        return builder.zext(builder.bitcast(args[0], ir.IntType(mask.lanes)), ir.IntType(64))
+
+    return types.int64(mask), build
+
+
+@intrinsic
+def trailing_zeros(typingctx, n):
+    """How many zeros are below the lowest 1 of an int64; 64 if there is none."""
+
+    def build(context, builder, sig, args):
+        return call_llvm(builder, "llvm.cttz.i64", ir.IntType(64), [args[0], ir.Constant(ir.IntType(1), 0)])
+
+    return types.int64(n), build
+
+
+@intrinsic
 def count_lanes(typingctx, mask):
     """In how many lanes the mask holds."""
 
