@@ -194,14 +194,17 @@ def _exp_shifted_over(x, scale, scale_low, magic):
 
 @inline
 def _times_exp32(factor, x, scale, scale_low, magic):
-    powers, rest = exp_parts32(x, scale, scale_low, magic)
-    power = from_bits(bits(factor) + powers)
-    return fma(power, rest, power)
+    t = fma(x, scale * np.float32(LOG2_E), magic)
+    n = t - magic
+    r = fma(x, scale_low, fma(x, scale, n * np.float32(-LN2_HIGH32)))
+    r = fma(n, np.float32(-LN2_LOW32), r)
+    power = from_bits(bits(factor) + (bits(t) << 23))
+    return fma(power, _expm1_tail32(r), power)
 
 
 @inline
 def exp_parts32(x, scale, scale_low, magic):
-    """What times_exp adds to a factor's bits, and the rest of e^x less 1: what it multiplies by."""
+    """The same in two parts: what is added to a factor's bits, and what is left of the exponential, less 1."""
     t = fma(x, scale * np.float32(LOG2_E), magic)
     n = t - magic
     r = fma(x, scale_low, fma(x, scale, n * np.float32(-LN2_HIGH32)))
