@@ -14,6 +14,8 @@ from fastxent.fit.estimator import convergence_warning
 from fastxent.fit.evaluation import Calibration, evaluate
 from fastxent.fit.temperature import minimise
 from fastxent.gradients import cross_entropy_value_and_grad
+from fastxent.kernels.columns import exact_sum_add_columns
+from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_value
 from fastxent.kernels.narrow import widened
 from fastxent.options import as_kind, as_real
 from fastxent.threads import limited
@@ -24,8 +26,9 @@ BLOCK = 1 << 20  # logits that are scaled at once
 class VectorScaling(Calibrator):
     """Calibrated probabilities softmax(a·z + b), with a scale a_k and a bias b_k a class that minimise the NLL.
 
-    L-BFGS of SciPy, from the best temperature (a_k = 1/T, b_k = 0) on; Σ b_k = 0. In as many parameters as 2 C it wants
-    more held-out rows than `TemperatureScaling`, and can change which class is predicted.
+    L-BFGS of SciPy, from the best temperature (a_k = 1/T, b_k = 0) on; Σ b_k = 0. The loss and its slopes are exact
+    sums over the rows, so that chunks and threads change no bit. In as many parameters as 2 C it wants more held-out
+    rows than `TemperatureScaling`, and can change which class is predicted.
 
     Parameters
     ----------
@@ -153,10 +156,10 @@ class _Objective:
 
     def __call__(self, parameters: np.ndarray) -> tuple[float, np.ndarray]:
         alpha, bias = np.split(parameters, 2)
-        total, of_alpha, of_bias, in_class = 0.0, *np.zeros((3, alpha.size))
+        in_class = np.zeros(alpha.size)
+        sums = np.zeros((1 + 2 * alpha.size, STATE_SIZE), np.int64)  # the loss, then its slopes in alpha and in bias
 
         def add(batch: Batch) -> None:
-            nonlocal total
             ignore_index = batch.ignore_index if batch.has_ignore else None
             for _, _, z, t, s in batch.slices(max(1, BLOCK // alpha.size)):
                 x = widened(z).reshape(-1, alpha.size).astype(np.float64) / self._temperature
@@ -166,14 +169,14 @@ class _Objective:
                 logits[masked] = -np.inf
                 t = t if batch.is_hard else widened(t).reshape(x.shape)
                 weights = s if s.size else None
-                loss, grad = cross_entropy_value_and_grad(
-                    logits, t, sample_weight=weights, ignore_index=ignore_index, reduction="sum", out=logits
+                rows, grad = cross_entropy_value_and_grad(
+                    logits, t, sample_weight=weights, ignore_index=ignore_index, reduction="none", out=logits
                 )
-                if not math.isfinite(loss):
+                if not np.isfinite(rows).all():
                     raise refusal(batch)
-                total += loss
-                of_alpha[:] += np.einsum("ij,ij->j", grad, x)
-                of_bias[:] += grad.sum(axis=0)
+                exact_sum_add_columns(sums[:1], rows[:, None])
+                exact_sum_add_columns(sums[1 + alpha.size :], grad)
+                exact_sum_add_columns(sums[1 : 1 + alpha.size], np.multiply(grad, x, out=x))
                 if not self._seen:
                     in_class[:] += _class_weights(t, weights, alpha.size, ignore_index)
 
@@ -183,6 +186,8 @@ class _Objective:
                 f"target: class {checks.first(in_class == 0)} has no row, so that its bias would go to -infinity; "
                 "pass penalty=1.0 or so, or calibrate by a temperature"
             )
+        total, *slopes = (float(exact_sum_value(state)) for state in sums)
+        of_alpha, of_bias = np.split(np.array(slopes), 2)
         self._seen, self.nll = True, total / self._weight
         total += 0.5 * self._penalty * float(((alpha - 1.0) ** 2).sum() + (bias**2).sum())
         slope = np.concatenate([of_alpha + self._penalty * (alpha - 1.0), of_bias + self._penalty * bias])
