@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from operator import index
+from typing import Any
 
 __all__ = ["current_threads", "get_threads", "helpers", "limited", "set_threads", "team"]
 
@@ -154,8 +155,26 @@ def _numba_started() -> bool:
     return bool(getattr(module, "_is_initialized", False))
 
 
+_held_over_fork: list[Any] = []
+
+
+def _before_fork() -> None:
+    """Wait until no thread is in the compiler or in LLVM: a child could use neither, and would wait forever."""
+    compiler, llvm = (sys.modules.get(name) for name in ("numba.core.compiler_lock", "llvmlite.binding.ffi"))
+    for lock in getattr(compiler, "global_compiler_lock", None), getattr(getattr(llvm, "lib", None), "_lock", None):
+        if lock is not None:
+            lock.__enter__()
+            _held_over_fork.append(lock)
+
+
 def _after_fork() -> None:
+    while _held_over_fork:
+        _held_over_fork.pop().__exit__(None, None, None)
+
+
+def _in_child() -> None:
     global _one_at_a_time, _threads_lost, _helpers
+    _after_fork()
     _one_at_a_time = threading.Lock()  # another thread of the parent may have held it
     _helpers = None
     if _numba_started():
@@ -165,4 +184,4 @@ def _after_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
