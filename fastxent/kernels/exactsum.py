@@ -284,7 +284,14 @@ def exact_sum_fraction(state):
     """The sum as a fractions.Fraction, unrounded. ValueError when an infinity or a NaN was added."""
     if state[POS_INF] or state[NEG_INF] or state[NANS]:
         raise ValueError("state: holds an infinity or a NaN, which is no fraction")
-    return fractions.Fraction(sum(int(limb) << (32 * k) for k, limb in enumerate(state[:N_LIMBS])), 1 << 1074)
+    total = sum(_whole(state[first:N_LIMBS:2]) << (32 * first) for first in range(2))
+    return fractions.Fraction(total, 1 << 1074)
+
+
+def _whole(limbs):
+    """The sum of limbs[k]·2^(64k), from their bytes: as unsigned numbers, less 2^64 for each that is negative."""
+    unsigned, negative = (int.from_bytes(a.astype("<i8").tobytes(), "little") for a in (limbs, limbs < 0))
+    return unsigned - (negative << 64)
 
 
 @inline
