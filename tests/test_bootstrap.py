@@ -1,5 +1,6 @@
 """The Poisson bootstrap: its counts, its sums, its intervals, and that cuts, threads and order change no bit."""
 
+import json
 import math
 from itertools import pairwise
 
@@ -8,6 +9,7 @@ import pytest
 import reference
 
 from fastxent import Scorer, score, softmax
+from fastxent.cli import main
 from fastxent.kernels import philox
 
 SEED = 20261125
@@ -116,6 +118,43 @@ def test_a_state_keeps_the_replicates(tmp_path):
     plain = Scorer().update(z[:200], y[:200])
     with pytest.raises(ValueError, match="bootstrap"):
         Scorer.load(tmp_path / "state").merge(plain)
+
+
+def test_files_and_resumed_runs_give_the_figures_of_arrays(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    z, y = rows(2000)
+    np.save("z.npy", z)
+    np.save("y.npy", y)
+    want = score(z, y, bootstrap=40, seed=5).to_dict()["bootstrap"]
+    assert want["n"] == 40
+    command = ["score", "z.npy", "y.npy", "--bootstrap", "40", "--seed", "5", "--json", "-"]
+    monkeypatch.setattr("fastxent.files.base.BLOCK_BYTES", 10_000)
+    for more in ([], ["--resume", "state"]):
+        assert main([*command, *more]) == 0
+        assert json.loads(capsys.readouterr().out)["bootstrap"] == want
+    for k, (start, stop) in enumerate([(0, 1200), (1200, 2000)]):
+        np.save("part.npy", z[start:stop])
+        np.save("part-y.npy", y[start:stop])
+        part = ["score", "part.npy", "part-y.npy", "--bootstrap", "40", "--seed", "5", "--first-row", str(start)]
+        assert main([*part, "--resume", f"part-{k}.state"]) == 0
+    capsys.readouterr()
+    assert main(["merge", "part-1.state", "part-0.state", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["bootstrap"] == want
+    assert main(["score", "z.npy", "y.npy", "--bootstrap", "40"]) == 0
+    assert "40 replicates" in capsys.readouterr().out
+
+
+@pytest.mark.peers
+def test_dask_gives_the_same_replicates():
+    pytest.importorskip("dask.array")
+    import dask.array
+
+    from fastxent import dask as lazily
+
+    z, y = rows(2000)
+    chunked = dask.array.from_array(z, (700, 5)), dask.array.from_array(y, 700)
+    with dask.config.set(scheduler="synchronous"):
+        assert lazily.score(*chunked, bootstrap=40).compute() == score(z, y, bootstrap=40)
 
 
 def test_parts_without_positions_are_refused():

@@ -1,12 +1,13 @@
 """Poisson bootstrap: sums of rows' figures, each row times its count in each of B replicates.
 
-A replicate's count of a row is a function of (seed, row, replicate) alone, the figures are rounded to a fixed
-grid before they are multiplied, and what is added up is whole numbers. So the sums have the same bits for any order of
-the rows and any cut.
+A replicate's count of a row is a function of (seed, row, replicate) alone, the figures are rounded to a fixed grid
+before they are multiplied, and what is added up is whole numbers. So the sums have the same bits for any order of the
+rows and any cut. Binned rows cannot be drawn in place of single ones: a bin's sum of gaps varies as the squares of its
+rows' gaps do, which a count and a mean do not tell.
 
 A figure x of level L is the whole number x 2^(28 - 8L); level L takes rows of weights from 2^(8L) up to 2^(8L + 8). A
-row's NLL that is too large for its row's level goes to a higher one. Rounding moves a figure by at most 2^-29 times the
-row's weight.
+row's NLL of 2^14 nats and more, times the least weight of its level, goes to a higher one. Rounding moves a figure by
+at most 2^-29 times the row's weight, or a NLL so large by 2^-35 of itself.
 
 Chamandy, Muralidharan, Najmi, Naidu: Estimating uncertainty for massive data streams (2012).
 Hanley, MacGibbon: Creating non-parametric bootstrap samples using Poisson frequencies, Computer Methods and Programs in
@@ -50,6 +51,12 @@ def _exponent(x):
 def _unit(x, level):
     """The whole number for x at a level."""
     return (x * from_bits((1023 + UNIT_BITS - LEVEL_BITS * level) << 52) + _WHOLE) - _WHOLE
+
+
+@inline
+def _field(k):
+    """One row more in the k-th count."""
+    return np.float64(1 << (FIELD_BITS * (k % FIELDS)))
 
 
 @compiled
@@ -108,7 +115,7 @@ def prepare(level, rows, weights, hard, n_bins, tops, first_row, pairs, columns,
         if hard:
             places[k] = max_reduce(confidence_bin(splat(confidence[i]), n_bins))
         if infinite:
-            columns[0, k] += 2.0**FIELD_BITS
+            columns[0, k] += _field(1)
         if weighted:
             columns[n_counted + WEIGHT, k] = _unit(s, level)
             for t in range(tops.size if hard else 0):
@@ -118,7 +125,7 @@ def prepare(level, rows, weights, hard, n_bins, tops, first_row, pairs, columns,
             columns[0, k] += 1.0
             for t in range(tops.size if hard else 0):
                 if rank[i] < tops[t]:
-                    columns[(t + 2) // FIELDS, k] += 2.0 ** (FIELD_BITS * ((t + 2) % FIELDS))
+                    columns[(t + 2) // FIELDS, k] += _field(t + 2)
     return used + 1, next_level
 
 
