@@ -333,7 +333,8 @@ def soft_log_loss(probs, target, s, class_weight, eps, normalize, sum_tol):
 def hard_brier(probs, labels, s, sum_tol):
     """Brier score (0 to 2) of probabilities and class indices."""
     options = settings(probs.shape[2], sum_tol=sum_tol)
-    return Call(brier.brier_rows, probs, probs, options, probs.size, labels, s)
+    chunk = brier.brier_tiles if probs.shape[2] <= TILE_CLASSES else brier.brier_rows
+    return Call(chunk, probs, probs, options, probs.size, labels, s)
 
 
 def label_hits(z, labels, losses, sure_hit, sure_miss):

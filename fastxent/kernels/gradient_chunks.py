@@ -204,6 +204,7 @@ def label_gradients_tiles(
     label = scratch(np.int64, 0, LABELS)
     tiles = scratch(read_type(like), 0, TILE_SIZE)
     made = scratch(read_type(like), 0, TILE_SIZE)
+    g_tile = scratch(read_type(like), 0, TILE_SIZE)
     h_tile = scratch(read_type(like), 0, TILE_SIZE)
     h_made = scratch(read_type(like), 0, TILE_SIZE)
     f, g, w, tiles_of = pointer(figures, 0), pointer(parts, 0), pointer(scales, 0), pointer(tiles, 0)
@@ -230,8 +231,8 @@ def label_gradients_tiles(
             if wants_hessian:
                 label_tile_hessian(tile, n, y, *given, scale, scale_low, pointer(h_tile, 0))
                 tile_to_rows(pointer(h_tile, 0), n, min(width, m), pointer(h_made, r * n))
-            label_tile(tile, n, y, *given, scale, scale_low)
-            tile_to_rows(tile, n, min(width, m), pointer(made, r * n))
+            label_tile(tile, n, y, *given, scale, scale_low, pointer(g_tile, 0))
+            tile_to_rows(pointer(g_tile, 0), n, min(width, m), pointer(made, r * n))
         if wants_hessian:
             write_rows(pointer(h_made, 0), n, m, h_view, strided(h_view, like, i), False)
         write_rows(pointer(made, 0), n, m, o_view, strided(o_view, like, i), streaming)

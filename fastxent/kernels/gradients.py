@@ -346,15 +346,33 @@ def tile_terms(x, figures, factor, plain, context):
 
 
 @inline
-def label_tile(tile, n, label, f, weights, parts, scale, scale_low):
-    """The tile's logits become its rows' gradients, for one label a lane; its first row's figures come first."""
+def label_tile(tile, n, label, f, weights, parts, scale, scale_low, target):
+    """Its rows' gradients to another tile, for one label a lane; the first row's figures come first."""
     width, plain = lanes(tile), scale == 1.0
     factor, own = load(parts, FACTOR * ROWS), load(parts, OWN * ROWS)
-    figures, context = tile_figures_at(f, 0, factor, scale, scale_low), (f, weights, 1.0, scale, scale_low)
+    if not (plain and usual_tile(tile, n, label, f, factor, own, target)):
+        figures, context = tile_figures_at(f, 0, factor, scale, scale_low), (f, weights, 1.0, scale, scale_low)
+        for j in range(n):
+            g = tile_terms(load(tile, j * width), figures, factor, plain, context)
+            store(target, j * width, select(label == j, own, g))
+    clear_ignored(target, n, label)
+
+
+@inline
+def usual_tile(tile, n, label, f, factor, own, target):
+    """The same for T = 1, without a look at every vector. Returns whether that served: no row was out of the ordinary.
+
+    10 classes of float32, in the cache: 3.9 ns a row with the look, for which the processor waits, and 2.0 without.
+    """
+    width = lanes(tile)
+    k = load(f, ROWS)
+    magic, floor = magic_of(factor, k, load(f, 2 * ROWS), elementary.steps(k)), (k + floor_exponent(k)) * LN_2
+    constants, least = term_constants(magic), fill(factor, math.inf)
     for j in range(n):
-        g = tile_terms(load(tile, j * width), figures, factor, plain, context)
-        store(tile, j * width, select(label == j, own, g))
-    clear_ignored(tile, n, label)
+        term, _ = one_term(maximum(load(tile, j * width), floor), constants)
+        least = select(term < least, term, least)
+        store(target, j * width, select(label == j, own, term * factor))
+    return not any_lane(~(magic == magic) | ~(least >= lowest_term(least)))
 
 
 @inline
