@@ -69,8 +69,9 @@ class Output:
         """Write a score card's report and plots; ``names`` are the classes'."""
         from fastxent.report.score import score_page
 
-        of_probs = {"eps", "normalize", "sum_tol"} if score.kind != "probs" else set()
-        options = {name: value for name, value in score.options.items() if name not in of_probs}
+        idle = {"eps", "normalize", "sum_tol"} if score.kind != "probs" else set()
+        idle |= {"bootstrap", "seed"} if score.bootstrap is None else set()
+        options = {name: value for name, value in score.options.items() if name not in idle}
         self.write(lambda run: score_page(score, title, run, names), options, tell)
 
     def write_calibration(

@@ -35,13 +35,13 @@ def columns_of(score: "Score", table: str) -> Columns:
     if table not in TABLES:
         raise ValueError(f"table: {table!r} is not one of {', '.join(map(repr, TABLES))}")
     if table == "figures":
-        return {name: [value] for name, value in _row(score).items()}
+        return {name: [value] for name, value in row_of(score).items()}
     if table == "worst":
         return {name: [getattr(row, name) for row in score.worst] for name in ("id", "label", "nll")}
     if table == "groups":
         if score.groups is None:
             raise ValueError("table: 'groups' needs rows that were scored with by=")
-        rows = [{"value": value, **_row(card)} for value, card in score.groups.items()]
+        rows = [{"value": value, **row_of(card)} for value, card in score.groups.items()]
         return {name: [row[name] for row in rows] for name in rows[0]} if rows else {"value": []}
     found = getattr(score, table)
     if found is None:
@@ -55,7 +55,7 @@ def columns_of(score: "Score", table: str) -> Columns:
     return {name: np.array(values) for name, values in columns.items()}
 
 
-def _row(score: "Score") -> dict[str, Any]:
+def row_of(score: "Score") -> dict[str, Any]:
     """The figures that are single numbers."""
     row: dict[str, Any] = {"kind": score.kind, "n_classes": score.n_classes}
     names = ("n", "ignored", "invalid", "weight", "nll", "nll_bits", "nll_se", "log_likelihood", "perplexity", "brier")

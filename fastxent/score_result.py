@@ -273,12 +273,7 @@ class Score:
         """
         if self.reliability is None:
             raise ValueError("plot_reliability: needs targets that are class indices")
-        if ax is None:
-            try:
-                from matplotlib import pyplot
-            except ImportError:
-                raise ImportError("plot_reliability needs Matplotlib: pip install 'fastxent[report]'") from None
-            ax = pyplot.subplots()[1]
+        ax = plots.axes_for(ax)
         plots.reliability(ax, self)
         return ax
 

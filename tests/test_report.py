@@ -327,6 +327,22 @@ def test_tables_go_into_frames(backend):
         assert (found.to_pylist() if backend == "pyarrow" else found.to_list()) == want
 
 
+def test_a_calibration_is_shown_like_a_score():
+    from matplotlib.figure import Figure
+
+    pytest.importorskip("pyarrow")
+    z, y = logits(500)
+    result = TemperatureScaling().fit(z, y).evaluate(z, y)
+    table = result.to_frame(backend="pyarrow")
+    assert table.column("nll").to_pylist() == [result.before.nll, result.after.nll]
+    assert table.column("ece_se").to_pylist() == [figure.se for figure in result.ece]
+    assert f"{result.after.nll:.3f}" in result._repr_html_()
+    assert f"before: {result.before.nll:.3f}" in result._repr_html_()
+    axes = Figure().subplots()
+    assert result.plot_reliability(axes) is axes
+    assert [line.get_label() for line in axes.lines[:2]] == ["before", "after"]
+
+
 def test_frames_that_cannot_be_are_refused(monkeypatch):
     soft = fastxent.score(np.zeros((4, 3)), np.full((4, 3), 1 / 3))
     for table in ("classes", "reliability", "confusion", "groups", "no"):

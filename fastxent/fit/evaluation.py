@@ -13,6 +13,8 @@ from fastxent.fit.chunks import Data
 from fastxent.intervals import NORMAL_95
 from fastxent.kernels import batch as kernels
 from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_add_block, exact_sum_value
+from fastxent.report import notebook, plots
+from fastxent.score_frames import frame, row_of
 from fastxent.score_intervals import Interval
 from fastxent.score_result import Score, plain
 from fastxent.scoring import Scorer
@@ -88,6 +90,35 @@ class Calibration:
             errors = {"brier_se": self.brier[k].se, "ece_se": None if self.ece is None else self.ece[k].se}
             sides.append(card.to_dict() | {n: str(e) if e is not None and e != e else e for n, e in errors.items()})
         return {"before": sides[0], "after": sides[1], "change": plain(self.change)}
+
+    def to_frame(self, *, backend: str | None = None) -> Any:
+        """The figures before and after as two rows of a data frame; see `Score.to_frame`.
+
+        Parameters
+        ----------
+        backend : {"pandas", "polars", "pyarrow"}, optional
+            By default the first of them that was imported already, or that is installed.
+
+        Returns
+        -------
+        pandas.DataFrame, polars.DataFrame or pyarrow.Table
+        """
+        rows = [{"side": side, **row_of(card)} for side, card in (("before", self.before), ("after", self.after))]
+        for k, row in enumerate(rows):
+            row |= {"brier_se": self.brier[k].se, "ece_se": None if self.ece is None else self.ece[k].se}
+        return frame({name: [row[name] for row in rows] for name in rows[0]}, backend)
+
+    def plot_reliability(self, ax: Any = None) -> Any:
+        """Draw accuracy by confidence, before and after, by Matplotlib; see `Score.plot_reliability`."""
+        if self.ece is None:
+            raise ValueError("plot_reliability: needs targets that are class indices")
+        ax = plots.axes_for(ax)
+        plots.reliabilities(ax, {"before": self.before, "after": self.after})
+        return ax
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        return notebook.calibration_html(self)
 
 
 class _Side:

@@ -31,12 +31,7 @@ def calibration_page(
         The classes' names; by default their numbers.
     """
     before, after = result.before, result.after
-    pairs = [("Mean NLL", result.nll, "nats"), ("Calibration error", result.ece, ""), ("Brier score", result.brier, "")]
-    headline = [_of_fit(fitted)]
-    for name, pair, unit in pairs:
-        if pair is not None:
-            was, is_now = (measured(name, x.value, x.interval, unit) for x in pair)
-            headline.append(is_now._replace(note=f"before: {was.value}, {was.interval}"))
+    headline = [_of_fit(fitted), *changes(result)]
     sections = [Section("Before and after", [], [_table(result)])]
     sides = (("before", before), ("after", after))
     if before.reliability is not None:
@@ -48,6 +43,17 @@ def calibration_page(
         sections.append(Section("Scales and biases", [], [Table(columns, rows)]))
     note = "After the calibration, under each figure its 95 % interval; both sides are of the same rows."
     return Page("calibrate", shown(title), of_rows(before), headline, [], sections, run, "", note)
+
+
+def changes(result: "Calibration") -> list[Figure]:
+    """The main figures after it, with those before as notes."""
+    pairs = [("Mean NLL", result.nll, "nats"), ("Calibration error", result.ece, ""), ("Brier score", result.brier, "")]
+    figures = []
+    for name, pair, unit in pairs:
+        if pair is not None:
+            was, is_now = (measured(name, x.value, x.interval, unit) for x in pair)
+            figures.append(is_now._replace(note=f"before: {was.value}, {was.interval}"))
+    return figures
 
 
 def _of_fit(fitted: "dict[str, Any]") -> Figure:

@@ -95,7 +95,7 @@ def of_rows(score: "Score") -> str:
 def _nll(score: "Score") -> Figure:
     figure = measured("Mean NLL", score.nll, score.nll_interval, "nats")
     decimals = len(figure.value.partition(".")[2]) if math.isfinite(score.nll_bits) else 5
-    return figure._replace(note=f"negative log-likelihood; {fixed(score.nll_bits, min(decimals, 8))} bits")
+    return figure._replace(note=f"{fixed(score.nll_bits, min(decimals, 8))} bits")
 
 
 def perplexity(score: "Score") -> Figure:

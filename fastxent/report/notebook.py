@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastxent.report import compare
+from fastxent.report.calibration import changes
 from fastxent.report.figures import Figure, headline, of_rows, others
 from fastxent.report.text import fixed, percent, shown
 
 if TYPE_CHECKING:
     from fastxent.compare_result import Comparison
+    from fastxent.fit import Calibration
     from fastxent.score_result import Reliability, Score
 
 _SIDE = 150  # of the diagram, pixels
@@ -35,6 +37,12 @@ def comparison_html(comparison: "Comparison") -> str:
     models = f'<table style="border-collapse:collapse;font-variant-numeric:tabular-nums">{lines}</table>'
     figures = [*compare.headline(pair), *compare.others(comparison, pair)]
     return card_html(compare.of_rows(comparison), figures, models)
+
+
+def calibration_html(result: "Calibration") -> str:
+    """A calibration: the figures after it with their intervals, and before."""
+    figures = [f._replace(interval=f"{f.interval} ({f.note})") for f in changes(result)]
+    return card_html(of_rows(result.before), figures)
 
 
 def card_html(title: str, figures: Sequence[Figure], beside: str = "") -> str:

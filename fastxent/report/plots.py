@@ -64,6 +64,34 @@ def reliability(axes: Any, score: "Score", below: Any = None) -> None:
     last.set_xlabel("confidence", color=MUTED, fontsize=NORMAL)
 
 
+def reliabilities(axes: Any, cards: "dict[str, Score]") -> None:
+    """Accuracy by confidence of score cards by their names, the last one in front."""
+    for name, card in cards.items():
+        bins = card.reliability
+        if bins is None:
+            raise ValueError("reliability: distributions as targets have no accuracy")
+        front, here = name == list(cards)[-1], bins.n > 0
+        colour = ACCENT if front else WARM
+        axes.plot(bins.confidence[here], bins.accuracy[here], "o-", color=colour, markersize=4, linewidth=1, label=name)
+    axes.plot([0, 1], [0, 1], linestyle=(0, (4, 3)), color=MUTED, linewidth=1, zorder=1)
+    _quiet(axes, "y")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.set_xlabel("confidence", color=MUTED, fontsize=NORMAL)
+    axes.set_ylabel("accuracy", color=MUTED, fontsize=NORMAL)
+    axes.legend(frameon=False, fontsize=NORMAL)
+
+
+def axes_for(ax: Any) -> Any:
+    """The axes, or those of a new figure of pyplot's."""
+    if ax is not None:
+        return ax
+    try:
+        from matplotlib import pyplot
+    except ImportError:
+        raise ImportError("plot_reliability needs Matplotlib: pip install 'fastxent[report]'") from None
+    return pyplot.subplots()[1]
+
+
 def nll_histogram(axes: Any, score: "Score") -> None:
     """How many rows have which NLL, and which part of the loss they make."""
     edges, n = score.nll_histogram

@@ -45,11 +45,9 @@ def score_page(score: "Score", title: str, run: Run, names: "Sequence[str] | Non
         notice = "No row was scored, so that there are no figures."
     elif score.accuracy is None:
         notice = "The target holds distributions: what needs one class a row, such as accuracy, is not defined."
-    note = "Under each figure its 95 % interval, where there is one."
+    note = "NLL is the negative log-likelihood. Under each figure its 95 % interval, where there is one."
     if score.bootstrap is not None:
-        note = (
-            f"Under each figure its 95 % interval; where it has no formula, of {count(score.bootstrap.n)} replicates."
-        )
+        note = f"{note} Where it has no formula it is that of {count(score.bootstrap.n)} bootstrap replicates."
     if score.invalid:
         notice += f" {counted(score.invalid, 'row')} with NaN or +inf, or nothing but -inf: counted and left out."
     figures = headline(score), others(score)
