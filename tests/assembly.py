@@ -76,6 +76,8 @@ def _compile_the_rest():
         fastxent.linear_cross_entropy_value_and_grad(np.ones((2, 3), dtype), np.ones((80, 3), dtype), [0, 1])
     parts = [fastxent.Scorer().update(np.eye(3), [0, 1, 2], by=[0, 1, 0], start=3 * k) for k in range(2)]
     parts[0].merge(parts[1]).result()
+    halves = [fastxent.Comparer().update(np.eye(3), np.ones((3, 3)), [0, 1, 2], by=[0, 1, 0]) for _ in range(2)]
+    halves[0].merge(halves[1]).result()
     for dtype in (np.float32, np.float64):
         sklearn.brier_score_loss([0, 1], np.full((2, 2), 0.5, dtype))
         for target in ([0, 0, 0, 1], np.eye(2)[[0, 0, 0, 1]]):

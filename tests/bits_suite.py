@@ -46,6 +46,15 @@ def temperature_sums(z, y, threads=None):
     return np.array([exact_sum_value(state) for state in sums])
 
 
+def comparison(a, b, y, **options):
+    """What a comparison's exact sums give; p-values are SciPy's."""
+    result = fastxent.compare(a, b, y, invalid="count", by=y % 3, cluster=np.arange(len(y)) // 4, **options)
+    pair = result.pair()
+    tables = [x for table in (pair.classes, pair.by) for x in (table.n, table.difference, table.se, table.share)]
+    numbers = [pair.nll.value, pair.nll.se, pair.accuracy.value, pair.accuracy.se, *pair.outcomes]
+    return np.concatenate([*tables, numbers, [row.id for row in (*pair.decide_for_a, *pair.decide_for_b)]])
+
+
 def gradient(logits, target, *, hessian=False, **options):
     """Gradients, and if wanted Hessians beside them, in one array of a row each."""
     _, *made = fastxent.cross_entropy_value_and_grad(logits, target, hessian=hessian, **options)
@@ -140,6 +149,10 @@ def score_calls(case):
         yield "score, bootstrap", fastxent.score, (case["mild"], case["labels"]), {"bootstrap": 40, "seed": 2**63}
         options |= {"bootstrap": 40}
         yield "score, bootstrap, weights", fastxent.score, (case["logits"], case["labels"]), options
+    other = case["logits"][:, ::-1]
+    yield "compare", comparison, (case["logits"], other, case["labels"]), {}
+    options = {"sample_weight": case["sample_weight"], "temperature": (1.0, 0.7)}
+    yield "compare, weights", comparison, (case["mild"], other, case["labels"]), options
 
 
 def cases(path):
