@@ -127,7 +127,7 @@ def share(name: str, seconds: float, how: str) -> dict:
             command = [sys.executable, __file__, "--target", name, str(int(left_s)), how]
             with open(STATE / f"{name}.log", "wb") as log:
                 try:
-                    code = subprocess.run(command, cwd=folder, stdout=log, stderr=log, timeout=left_s + 120).returncode
+                    code = subprocess.run(command, cwd=folder, stdout=log, stderr=log, timeout=left_s + 900).returncode
                 except subprocess.TimeoutExpired:
                     code = "none: it did not end"
             with contextlib.suppress(OSError, ValueError):

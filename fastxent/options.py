@@ -53,7 +53,10 @@ def as_real(
             value = value[()]
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
             raise TypeError(f"{name}: {value!r:.60} is not a number")
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ValueError(f"{name}: a number of {len(bin(value)) - 2} bits is outside of floating point") from None
     if (low < value if open_low else low <= value) and (value < high if open_high else value <= high):
         return value
     ends = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"

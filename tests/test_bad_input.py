@@ -309,3 +309,8 @@ def test_a_float32_row_is_refused_by_its_sum_in_float64(c):
                     call[0](*call[1:])
             else:
                 call[0](*call[1:])
+
+
+def test_numbers_beyond_floating_point_are_refused_as_others_are():
+    with pytest.raises(ValueError, match="temperature: a number of 1329 bits"):
+        fx.cross_entropy([[0.0, 1.0]], [0], temperature=10**400)

@@ -141,3 +141,15 @@ def test_no_file_depends_on_one_machine():
             continue
         found += [f"{path}:{i}: {line}" for i, line in enumerate(text.splitlines(), 1) if machine.search(line)]
     assert not found
+
+
+def test_no_file_that_is_published_is_large():
+    """The sdist holds what the repository has of these folders."""
+    listed = subprocess.run(["git", "ls-files", "fastxent", "tests", "bench", "ci"], cwd=ROOT, capture_output=True)
+    paths = [ROOT / name for name in listed.stdout.decode().splitlines()] or [
+        path for folder in ("fastxent", "tests", "ci") for path in (ROOT / folder).rglob("*") if path.is_file()
+    ]
+    sizes = {path.name: path.stat().st_size for path in paths if path.exists() and path.suffix != ".pyc"}
+    assert len(sizes) > 100
+    assert max(sizes.values()) <= 1_000_000
+    assert sum(path.stat().st_size for path in paths if "corpus" in path.parts) <= 200_000

@@ -157,7 +157,7 @@ class Calibrator(Estimator, ABC):
         facts, calibrator = load_json(path, cls.schema), cls()
         try:
             calibrator._restore(facts)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{os.fspath(path)}: not what {cls.__name__} saves ({error!r})") from None
         return calibrator
 

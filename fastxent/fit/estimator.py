@@ -62,7 +62,7 @@ def load_json(path: "str | os.PathLike[str]", schema: str) -> dict[str, Any]:
     """What `save_json` wrote. ValueError where it is anything else."""
     try:
         facts = json.loads(Path(path).read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or numbers and depths beyond Python's limits
         raise ValueError(f"{os.fspath(path)}: not JSON ({error})") from None
     found = facts.get("schema") if isinstance(facts, dict) else None
     if found != schema:
