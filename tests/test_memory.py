@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import fastxent
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,3 +42,52 @@ def test_nothing_outside_of_its_arrays_is_touched_in_any_dtype(tmp_path, dtype):
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes")
     guarded(tmp_path, "small", dtype)
+
+
+# ---- how much ---------------------------------------------------------------------------------------------------------
+
+
+def memory(what):
+    """A figure of this process's memory in bytes, by its name in /proc/self/status."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what + ":"))
+    return 1024 * int(line.split()[1])
+
+
+def peak(call):
+    """How far memory rises above what is in use, in bytes, while a call runs."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    before = memory("VmRSS")
+    result = call()
+    return memory("VmHWM") - before, result
+
+
+def test_a_call_takes_little_memory_besides_its_inputs_and_outputs():
+    """Inputs of 400 MB and more, which are one row again and again and so take nothing: what is left is the calls'."""
+    row = np.linspace(0, 1, 100).astype("f4")
+    p = row / row.sum()
+
+    def calls(n):
+        def many(x):
+            return np.broadcast_to(x, (n, *np.shape(x)))
+
+        yield "cross_entropy", lambda: fastxent.cross_entropy(many(row), many(3))
+        yield "other bytes first", lambda: fastxent.cross_entropy(many(row.astype(">f4")), many(np.int8(3)))
+        yield "integers", lambda: fastxent.cross_entropy(many(np.arange(100, dtype="i1")), many(3))
+        yield "soft", lambda: fastxent.cross_entropy(many(row), many(p))
+        yield "weights", lambda: fastxent.cross_entropy(many(row), many(3), sample_weight=many(0.5))
+        yield "entropy", lambda: fastxent.entropy(many(p))
+        yield "kl_divergence", lambda: fastxent.kl_divergence(many(p), many(p))
+        yield "score", lambda: fastxent.score(many(row), many(3))
+        yield "score, weights", lambda: fastxent.score(many(row), many(np.int8(3)), sample_weight=many(np.float32(0.5)))
+
+    for _, call in calls(1 << 16):  # which compiles, and starts threads
+        call()
+    most = {name: peak(call)[0] for name, call in calls(1_000_000)}
+    print({name: f"{size / 1e6:.1f} MB" for name, size in most.items()})
+    assert max(most.values()) < 64e6, most
+    z, y, out = np.tile(row, (100_000, 1)), np.full(100_000, 3), np.empty((100_000, 100), "f4")
+    size, (_, made) = peak(lambda: fastxent.cross_entropy_value_and_grad(z, y, out=z))
+    assert made is z
+    assert size < 16e6
+    out[:] = 0  # its pages are there
+    assert peak(lambda: fastxent.softmax(z, out=out))[0] < 16e6

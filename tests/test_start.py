@@ -129,7 +129,8 @@ def copy(tmp_path):
     """A copy of the package whose kernels are the cache and two small files, one of which inlines the other's code."""
     kernels = tmp_path / "fastxent" / "kernels"
     kernels.mkdir(parents=True)
-    shutil.copy(PACKAGE / "__init__.py", tmp_path / "fastxent")
+    for name in ("__init__.py", "interrupts.py"):
+        shutil.copy(PACKAGE / name, tmp_path / "fastxent")
     for name in ("__init__.py", "sources.py", "jit.py", "ingredient.py"):
         shutil.copy(PACKAGE / "kernels" / name, kernels)
     (kernels / "inner.py").write_text(

@@ -29,6 +29,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 from numba.misc.appdirs import AppDirs
 
+from fastxent.interrupts import interrupts_held
 from fastxent.kernels import sources
 from fastxent.kernels.ingredient import IngredientCompiler, without_repetition
 
@@ -47,6 +48,9 @@ INLINE: dict[str, Any] = {"pipeline_class": IngredientCompiler, "forceinline": T
 
 _MAGIC = b"fastxent cache 1\n"
 _KEPT_VERSIONS = 8
+
+# Of the thread that compiles: what to call where an interruption does no harm, the outermost compilation's first.
+_pauses: list[Callable[[], None]] = []
 
 # Every entry point in order of definition, for the tools that read generated code.
 REGISTER: dict[str, Any] = {}
@@ -77,6 +81,8 @@ def _ingredient(function: F, flags: dict[str, Any]) -> F:
     def compile_for_kernels(signature: Any) -> Any:  # Numba's own compile without clocks, which cost a tenth of it
         args, return_type = sigutils.normalize_signature(_without_literals(signature))
         with global_compiler_lock:
+            if _pauses:
+                _pauses[0]()
             if args not in dispatcher.overloads:  # known to jitted callers, unknown to the dispatch of Python's calls
                 with dispatcher._compiling_counter:
                     dispatcher.overloads[args] = dispatcher._compiler.compile(args, return_type)
@@ -107,8 +113,13 @@ def _enter(function: Callable[..., Any], dispatcher: Any) -> Any:
     compile_signature = dispatcher.compile
 
     def compile_for_signature(signature: Any) -> Any:
-        with global_compiler_lock, without_repetition():
-            return compile_signature(_without_literals(signature))
+        # Ctrl-C is answered between two ingredients: in LLVM's callbacks and in destructors it would get lost.
+        with global_compiler_lock, without_repetition(), interrupts_held() as pause:
+            _pauses.append(pause)
+            try:
+                return compile_signature(_without_literals(signature))
+            finally:
+                _pauses.pop()
 
     dispatcher.compile = compile_for_signature
     if function.__module__.startswith(__package__ + "."):
