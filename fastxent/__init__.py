@@ -6,6 +6,8 @@ The public names load on first use: importing the package costs nothing, Numba c
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fastxent.interrupts import interrupts_held
+
 if TYPE_CHECKING:
     from fastxent.ahead import warmup
     from fastxent.comparing import Comparer, Comparison, compare
@@ -85,7 +87,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'losses')}"), name)
+    with interrupts_held():  # Numba and SciPy cannot be imported again after they were interrupted
+        value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'losses')}"), name)
     globals()[name] = value  # the next use finds it without coming here
     return value
 

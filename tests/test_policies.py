@@ -56,6 +56,50 @@ def test_only_batch_is_parallel(path):
         assert not {"parallel", "prange"} & imported
 
 
+def freed_early(source):
+    """Arrays that a function makes and last mentions where it takes a pointer, outside of loops.
+
+    Numba frees an array after its last use, whatever points into it: memory.in_use is the use to put at the end.
+    """
+    makers, found = {"empty", "zeros", "room", "copy_buffer"}, []
+    for function in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)):
+        nodes = list(ast.walk(function))
+        made = set()
+        for node in (node for node in nodes if isinstance(node, ast.Assign)):
+            for target in node.targets:
+                pair = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
+                for name, value in zip(target.elts, node.value.elts) if pair else [(target, node.value)]:
+                    if isinstance(name, ast.Name) and makers & {
+                        getattr(x, "id", getattr(x, "attr", "")) for x in ast.walk(value)
+                    }:
+                        made.add(name.id)
+        looped = {id(x) for node in nodes if isinstance(node, (ast.For, ast.While)) for x in ast.walk(node)}
+        pointed = {
+            id(x)
+            for node in nodes
+            if (isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("pointer", "aligned"))
+            or (isinstance(node, ast.Attribute) and node.attr == "ctypes")
+            for x in ast.walk(node)
+        }
+        for name in made:
+            uses = [x for x in nodes if isinstance(x, ast.Name) and x.id == name and isinstance(x.ctx, ast.Load)]
+            last = max(uses, key=lambda x: (x.lineno, x.col_offset), default=None)
+            if last is not None and id(last) in pointed - looped:
+                found.append(f"{function.name}: {name}")
+    return found
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=module)
+def test_no_pointer_outlives_its_array(path):
+    assert freed_early(path.read_text()) == []
+
+
+def test_a_pointer_that_outlives_its_array_is_found():
+    kernel = "def f(n):\n    a, b = np.empty(n), room(n)\n    p, q = pointer(a, 0), aligned(b)\n    return p[0]\n"
+    assert sorted(freed_early(kernel)) == ["f: a", "f: b"]
+    assert freed_early(kernel.replace("    return", "    in_use(b)\n    return")) == ["f: a"]
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=module)
 def test_no_fastmath(path):
     relaxed = {"fastmath", "fast", "reassoc", "nnan", "ninf", "nsz", "arcp", "contract", "afn"}  # LLVM's flags

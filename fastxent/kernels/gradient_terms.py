@@ -30,6 +30,7 @@ from fastxent.kernels.gradient_chunks import NEAR_ELEMENTS, row_scales, view_at,
 from fastxent.kernels.gradients import FACTOR, OWN, PARTS, factors_of, fill_row, label_row, refer
 from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.memory import (
+    in_use,
     load,
     offset,
     pointer,
@@ -101,6 +102,8 @@ def label_gradients_of_terms(
         if i >= stop:
             flush(offset(o, held * o_view[2]), pointer(line, 0), waiting)
         i, held = i + m, m
+    in_use(kept)
+    in_use(kept_too)
     streamed()
 
 
