@@ -6,8 +6,6 @@ The public names load on first use: importing the package costs nothing, Numba c
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fastxent.interrupts import interrupts_held
-
 if TYPE_CHECKING:
     from fastxent.ahead import warmup
     from fastxent.comparing import Comparer, Comparison, compare
@@ -87,7 +85,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with interrupts_held():  # Numba and SciPy cannot be imported again after they were interrupted
+    interrupts = import_module(f"{__name__}.interrupts")
+    with interrupts.interrupts_held():  # Numba and SciPy cannot be imported again after they were interrupted
         value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'losses')}"), name)
     globals()[name] = value  # the next use finds it without coming here
     return value
