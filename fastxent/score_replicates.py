@@ -1,13 +1,13 @@
 """The sums of a Poisson bootstrap's replicates: what a score card keeps of its rows besides its tally."""
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from fastxent.kernels import bootstrap as kernel
-from fastxent.threads import current_threads
+from fastxent.threads import current_threads, helpers
 
 
 class Replicates:
@@ -51,16 +51,19 @@ class Replicates:
         seed = int(np.uint64(self.seed).astype(np.int64))
         strips, threads = self._wide // kernel.STRIP, current_threads()
         cuts = [strips * k // threads for k in range(threads + 1)]
-        with ThreadPoolExecutor(threads) as pool:
-            while level != kernel.NO_LEVEL:
-                n_pairs, next_level = kernel.prepare(level, *given, *made)
-                if n_pairs:
-                    low, high = self._level(level)
-                    work = (seed, pairs, n_pairs, columns, gaps, places, n_counted, self.counts, low, high)
-                    parts = [pool.submit(kernel.replicate, *cut, *work) for cut in pairwise(cuts)]
-                    for part in parts:
-                        part.result()
-                level = next_level
+        while level != kernel.NO_LEVEL:
+            n_pairs, next_level = kernel.prepare(level, *given, *made)
+            if n_pairs:
+                low, high = self._level(level)
+                work = (seed, pairs, n_pairs, columns, gaps, places, n_counted, self.counts, low, high)
+                others = [helpers().submit(kernel.replicate, *cut, *work) for cut in pairwise(cuts[1:])]
+                try:
+                    kernel.replicate(0, cuts[1], *work)
+                finally:
+                    wait(others)
+                for other in others:
+                    other.result()
+            level = next_level
 
     def merge(self, other: "Replicates") -> None:
         """Add another one's rows; whether rows have weights agrees."""

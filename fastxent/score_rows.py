@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,9 @@ def add_batch(
             parts = [state] if whole else [state.twin(weighted) for _ in range(threads)]
         ids = NO_LABELS if names is None else names[start:stop]
         call, labels = score_call(state.options, batch, z, t), t if batch.is_hard else NO_LABELS
-        if in_two_steps and not _make(call, rows, n, state.options.invalid):
+        # OpenMP's threads wait busily after a parallel loop, and the replicates' threads would for them.
+        apart = current_threads() if state.replicates is not None else 1
+        if in_two_steps and not _make(call, rows, n, state.options.invalid, apart):
             raise refusal(batch, call, start, n)
         sources = [kernels.made_rows(rows)] if in_two_steps else [call.source() for _ in parts]
         if weighted and not s.size:
@@ -91,9 +94,21 @@ def score_call(options: Options, batch: Batch, z: np.ndarray, t: np.ndarray) -> 
     return kernels.score_call_soft(kind, z, t, *numbers)
 
 
-def _make(call: kernels.ScoreCall, rows: kernels.ScoreRows, n: int, invalid: str) -> bool:
-    """Make the figures of a slice's n rows, in a parallel loop where that pays; False where a row is refused."""
-    row, _ = call.run(rows)
+def _make(call: kernels.ScoreCall, rows: kernels.ScoreRows, n: int, invalid: str, apart: int) -> bool:
+    """Make the figures of a slice's n rows, in a parallel loop where that pays; False where a row is refused.
+
+    With ``apart`` above 1: in so many parts on helping threads instead.
+    """
+    if apart == 1:
+        row, _ = call.run(rows)
+    else:
+        cuts = [n * k // apart for k in range(apart + 1)]
+        others = [helpers().submit(call.run_some, rows, *cut) for cut in pairwise(cuts[1:])]
+        try:
+            row = call.run_some(rows, 0, cuts[1])
+        finally:
+            wait(others)
+        row = max([row, *(other.result() for other in others)])
     return row < 0 and (invalid != "raise" or int(rows.rank[:n].min()) != INVALID_RANK)
 
 

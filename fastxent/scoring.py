@@ -89,7 +89,7 @@ def score(
         What to do about rows with a NaN or +inf, or all -inf: refuse them, or count them and leave them out.
     bootstrap : int
         Replicates of a Poisson bootstrap, for `Score.bootstrap`: standard errors and intervals of figures that have no
-        formula for them. 2000 are a good number; 0 for none. A row costs some 0.5 ns a replicate and thread.
+        formula for them. 2000 are a good number; 0 for none. A row costs some 0.6 ns a replicate and thread.
     seed : int
         Decides, with a row's position, how often each replicate has the row: 0 to 2^64 - 1.
     axis : int

@@ -444,6 +444,10 @@ class ScoreCall:
         """All rows, side by side where that pays."""
         return self._into(card).run()
 
+    def run_some(self, card: ScoreRows, start: int, stop: int) -> int:
+        """Rows start .. stop - 1 on this thread: the first one that is refused, or -1."""
+        return self._into(card).run_serial(start, stop)[0]
+
     def source(self) -> tuple[Any, ...]:
         """What `scorecard.accumulate_chunk` makes rows with, for one thread."""
         call = self.call

@@ -5,9 +5,10 @@ before they are multiplied, and what is added up is whole numbers. So the sums h
 rows and any cut. Binned rows cannot be drawn in place of single ones: a bin's sum of gaps varies as the squares of its
 rows' gaps do, which a count and a mean do not tell.
 
-A figure x of level L is the whole number x 2^(28 - 8L); level L takes rows of weights from 2^(8L) up to 2^(8L + 8). A
-row's NLL of 2^14 nats and more, times the least weight of its level, goes to a higher one. Rounding moves a figure by
-at most 2^-29 times the row's weight, or a NLL so large by 2^-35 of itself.
+A figure x of level L is the whole number x 2^(32 - 8L); level L takes rows of weights from 2^(8L - 4) up to 2^(8L + 4),
+so that 1 is in the middle of level 0. A row's NLL, times its weight, from 2^(8L + 10) nats on goes to a higher one.
+Rounding moves a figure by at most 2^-29 times the row's weight (2^-33 without weights), or a NLL so large by 2^-35 of
+itself.
 
 Chamandy, Muralidharan, Najmi, Naidu: Estimating uncertainty for massive data streams (2012).
 Hanley, MacGibbon: Creating non-parametric bootstrap samples using Poisson frequencies, Computer Methods and Programs in
@@ -32,8 +33,8 @@ FLUSH = 1024  # pairs of rows after which whole numbers move to the sums
 # A column of counts holds four of them, of 14 bits: 2 FLUSH rows, 7 times each, stay below. Figures are below 2^42, so
 # that 64 rows, 7 times each, stay below 2^51; those that go to bins below 2^36, so that 2 FLUSH rows do.
 FIELD_BITS, FIELDS = 14, 4
-LEVEL_BITS, UNIT_BITS, MOST_BITS = 8, 28, 14
-LOWEST_LEVEL = -120  # of weights below 2^-960 fewer bits count
+LEVEL_BITS, UNIT_BITS, MOST_BITS = 8, 32, 10
+LOWEST_LEVEL = -120  # of weights below 2^-964 fewer bits count
 NO_LEVEL = 1 << 10
 
 NLL, BRIER, ENTROPY, WEIGHT, HITS = range(5)  # columns of sums; then one a k of top-k, then the bins' gaps
@@ -84,7 +85,7 @@ def prepare(level, rows, weights, hard, n_bins, tops, first_row, pairs, columns,
         s = weights[i] if weighted else 1.0
         if s == 0.0:
             continue
-        own = max(_exponent(s) // LEVEL_BITS, LOWEST_LEVEL)
+        own = max((_exponent(s) + LEVEL_BITS // 2) // LEVEL_BITS, LOWEST_LEVEL)
         loss, infinite = s * nll[i], False
         if not loss < math.inf:
             loss, infinite = 0.0, True
