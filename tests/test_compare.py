@@ -302,3 +302,21 @@ def test_clusters_and_mcnemar_are_those_of_statsmodels():
     three = compare(OLD, NEW, THIRD, Y)
     adjusted = multiple.multipletests([p.nll.p_value for p in three.pairs], method="holm")[1]
     assert [p.p_holm for p in three.pairs] == pytest.approx(adjusted)
+
+
+@pytest.mark.peers
+def test_real_models_of_digits():
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    datasets, metrics = pytest.importorskip("sklearn.datasets"), pytest.importorskip("sklearn.metrics")
+    x, y = datasets.load_digits(return_X_y=True)
+    models = {c: linear_model.LogisticRegression(C=c, max_iter=300).fit(x[:900] / 16, y[:900]) for c in (1.0, 0.01)}
+    p = {str(c): model.predict_proba(x[900:] / 16) for c, model in models.items()}
+    held = y[900:]
+    result = compare(p, held, kind="probs")
+    pair = result.pair("1.0", "0.01")
+    assert result.models[0].rank == 1
+    assert pair.nll.value == pytest.approx(np.subtract(*(metrics.log_loss(held, q) for q in p.values())), rel=1e-9)
+    rows = [-np.log(q[np.arange(len(held)), held]) for q in p.values()]
+    assert pair.nll.p_value == pytest.approx(stats.ttest_rel(*rows).pvalue, rel=1e-6)
+    right = [metrics.accuracy_score(held, q.argmax(1)) for q in p.values()]
+    assert pair.accuracy.value == pytest.approx(right[0] - right[1])
