@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dossier.record import RECORD, short_table
 
 import fastxent
 from fastxent import fit
@@ -110,6 +111,11 @@ def test_comparison_has_the_benchmarks_rows():
     }
     assert rows
     assert rows <= {(case.work, case.dtype, str(case.n_classes)) for case in CASES}
+
+
+def test_accuracy_is_what_is_on_record():
+    """`bash ci/accuracy.sh --record` makes both."""
+    assert short_table(json.loads(RECORD.read_text())) in section("Accuracy")
 
 
 def test_files_that_are_named_exist():

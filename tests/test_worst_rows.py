@@ -3,12 +3,20 @@
 `bash ci/accuracy.sh` climbs for longer; what is recorded there is measured here once more.
 """
 
+import json
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import reference
 from dossier import climb
+from dossier.errors import Worst
 from dossier.losses import SEARCHES
+from dossier.measure import facts_of, rechecked
 from dossier.oracles import WIDE_IS_WIDER
+from dossier.record import RECORD, Journal, short_table
 from reference import EXACT
 
 import fastxent
@@ -28,6 +36,53 @@ def test_no_row_that_climbing_finds_is_beyond_the_bound(search, dtype, tries):
         assert exact <= search.bound(dtype), (c, climb.read(found.relative_at))
         # The search saw what mpmath sees, or it climbs its oracle's errors.
         assert exact == pytest.approx(found.relative, abs=0.02 * search.bound(dtype)), c
+
+
+CASES = json.loads(RECORD.read_text())["cases"]
+
+
+@pytest.mark.parametrize("key", CASES)
+def test_the_worst_input_on_record_gives_the_error_on_record(key):
+    """The same bits on every machine, so the same error, and it is within the bound that is stated."""
+    case = CASES[key]
+    facts = facts_of(key)
+    assert case["found"]["fastxent"]["relative"] <= case["bound"] == facts["bound"]
+    exact = rechecked(key, Worst(**case["found"]["fastxent"]))
+    for kind, error in exact.items():
+        assert error == pytest.approx(case["found"]["fastxent"][kind], rel=1e-9), kind
+
+
+def test_the_record_covers_every_float32_of_exp_and_log1p_and_every_search():
+    for key in ("exp_shifted float32", "log1p_positive float32", "log_normal32 float32"):
+        assert CASES[key]["found"]["fastxent"]["inputs"] == CASES[key]["of"] > 1e9
+    assert set(CASES) >= {f"{name} {dtype}" for name in SEARCHES for dtype in ("float32", "float64")}
+    assert short_table({"cases": CASES}).count("\n") > 20
+
+
+def test_an_interrupted_run_goes_on_from_its_journal(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    for i in range(3):
+        journal.add("exp", ("every", i, i + 1), {"fastxent": Worst(10, float(i), f"x{i}", 1.0, "y")})
+    path.write_text(path.read_text()[:-5])  # killed while it wrote
+    again = Journal(path)
+    assert [piece for _, piece in again.done] == [("every", 0, 1), ("every", 1, 2)]
+    again.add("exp", ("every", 2, 3), {"fastxent": Worst(10, 2.0, "x2", 1.0, "y")})
+    total = Journal(path).total("exp")["fastxent"]
+    assert (total.inputs, total.ulp, total.ulp_at, total.relative_at) == (30, 2.0, "x2", "y")
+
+
+@pytest.mark.slow
+def test_the_script_writes_its_tables(tmp_path):
+    here = RECORD.parent
+    command = [sys.executable, "-m", "dossier", "--quick", "--folder", str(tmp_path), "log1p_unit32", "entropy, probs"]
+    environment = os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    made = json.loads((tmp_path / "accuracy.json").read_text())["cases"]
+    assert set(made) == {"log1p_unit32 float32", "entropy, probs float32", "entropy, probs float64"}
+    assert all(case["found"]["fastxent"]["relative"] <= case["bound"] for case in made.values())
+    assert "| log1p_unit32 | float32 | 262,1" in (tmp_path / "accuracy.md").read_text()
 
 
 @DTYPES
