@@ -13,10 +13,10 @@ expm1                    all                                           2.0 · 2^
 log, log1p               all, denormals included                       1.0 · 2^-52
 times_exp, float32       \|x\| <= 1024                                   1.2 · 2^-23
 times_exp, float64       \|x\| <= 1024                                   1.1 · 2^-52
-log1p_positive, float32  0 <= x < 2^126                                1.1 · 2^-23
+log1p_positive, float32  0 <= x < 2^126                                1.13 · 2^-23
 log1p_positive, float64  0 <= x < 2^1000                               1.0 · 2^-52
 log_normal32             2^-126 <= x <= 1                              1.1 · 2^-23
-log1p_unit32             0 <= x <= 1                                   1.1 · 2^-23
+log1p_unit32             0 <= x <= 1                                   1.13 · 2^-23
 rough_exp                \|x\| <= 2000, while normal                    1.2 · 2^-28
 rough_log1p              0 <= x < 2^1000                               2^-27
 =======================  ============================================  =================================
@@ -200,15 +200,6 @@ def _times_exp32(factor, x, scale, scale_low, magic):
     r = fma(n, np.float32(-LN2_LOW32), r)
     power = from_bits(bits(factor) + (bits(t) << 23))
     return fma(power, _expm1_tail32(r), power)
-
-
-@inline
-def exp_parts32(x, scale, scale_low, magic):
-    """The same in two parts: what is added to a factor's bits, and what is left of the exponential, less 1."""
-    t = fma(x, scale * np.float32(LOG2_E), magic)
-    n = t - magic
-    r = fma(x, scale_low, fma(x, scale, n * np.float32(-LN2_HIGH32)))
-    return bits(t) << 23, _expm1_tail32(fma(n, np.float32(-LN2_LOW32), r))
 
 
 @inline
