@@ -203,6 +203,15 @@ def _times_exp32(factor, x, scale, scale_low, magic):
 
 
 @inline
+def exp_parts32(x, scale, scale_low, magic):
+    """The same in two parts: what is added to a factor's bits, and what is left of the exponential, less 1."""
+    t = fma(x, scale * np.float32(LOG2_E), magic)
+    n = t - magic
+    r = fma(x, scale_low, fma(x, scale, n * np.float32(-LN2_HIGH32)))
+    return bits(t) << 23, _expm1_tail32(fma(n, np.float32(-LN2_LOW32), r))
+
+
+@inline
 def _times_exp64(factor, x, scale, scale_low, magic):
     t = fma(x, scale * LOG2_E, magic)
     n = t - magic
