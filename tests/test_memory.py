@@ -80,6 +80,7 @@ def test_a_call_takes_little_memory_besides_its_inputs_and_outputs():
         yield "score", lambda: fastxent.score(many(row), many(3))
         yield "score, weights", lambda: fastxent.score(many(row), many(np.int8(3)), sample_weight=many(np.float32(0.5)))
 
+    assert peak(lambda: np.ones(8_000_000).sum())[0] > 50e6  # what it is there for is seen
     for _, call in calls(1 << 16):  # which compiles, and starts threads
         call()
     most = {name: peak(call)[0] for name, call in calls(1_000_000)}
