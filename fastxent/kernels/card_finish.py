@@ -119,8 +119,14 @@ def settled(like, x):
 @overload(settled, jit_options=INLINE)
 def _settled(like, x):
     if is_float32(like):
-        return lambda like, x: from_bits((bits(x) + (1 << 28)) & -(1 << 29))
+        return lambda like, x: settled_narrow(x)
     return lambda like, x: x
+
+
+@inline
+def settled_narrow(x):
+    """A float64 with 24 of its bits; x >= 0."""
+    return from_bits((bits(x) + (1 << 28)) & -(1 << 29))
 
 
 def settled_share(like, q):
@@ -208,7 +214,10 @@ def _finish_tile(totals, k, s, top, own, scale, scale_low, card, r, m):
         entropy1, entropy2 = halves(near[1])
         share1, share2 = halves(near[2])
         q1, q2 = halves(near[3])
-        brier1, brier2 = halves(near[4])
+        inner1, inner2 = halves(near[4])
+        squares1, squares2 = halves(near[5])
+        own_q1, own_q2 = halves(near[6])
+        brier1, brier2 = brier_of(inner1, squares1, q1, own_q1), brier_of(inner2, squares2, q2, own_q2)
         eight = nll1, entropy1, confidence_of(share1, q1), brier1
         if any_lane(brier1 != brier1):
             eight = mended(eight, finish_eight(k, a1, k1, s1, top1, b1, c1, own1, scale, scale_low))
@@ -226,7 +235,8 @@ def _finish_tile(totals, k, s, top, own, scale, scale_low, card, r, m):
 def finish_near(a, k, s, top, spread, squares, own, scale, scale_low):
     """The same figures of sixteen rows in float32, where the other classes have a share of 2^-60 or more.
 
-    NLL, entropy, that share, q of the largest class, and the Brier score: NaN where they do not hold.
+    NLL, entropy, that share, q of the largest class; and for the Brier score inner (NaN where all this does not hold),
+    Σ e_j² in its units, and the label's q, or 0 where the label is the largest class.
     """
     factor, factor_low = two_words(a, -scale, -scale_low)
     one, magic = fill(a, 1.0), elementary.rounding(a) + k
@@ -240,15 +250,27 @@ def finish_near(a, k, s, top, spread, squares, own, scale, scale_low):
     distance = (own - top) * factor
     none = fill(a, 0.0)
     own_q = elementary.times_exp(q, minimum(distance, 80.0), none - 1.0, none, none + elementary.rounding(a))
-    squares, q2 = times(times(squares, power, rest), power, rest), q * q
-    brier = select(distance == 0.0, fma(inner, inner, squares) * q2, fma(squares, q2, (q2 - own_q) + (1.0 - own_q)))
     return (
         top_nll + distance,
         fma(times(spread, power, rest) * q, -factor, top_nll),
         share,
         q,
-        select(near, brier, math.nan),
+        select(near, inner, math.nan),
+        times(times(squares, power, rest), power, rest),
+        select(distance == 0.0, none, own_q),
     )
+
+
+@inline
+def brier_of(inner, squares, q, own_q):
+    """The Brier score of eight rows in float64: where it is small it is a square, which doubles what is lost in inner.
+
+    own_q: the label's, or 0 where the label is the largest class.
+    """
+    q = fma(q, fma(-q, inner, 1.0 - q), q)  # 1/(1 + inner), by Newton's step from its value in float32
+    share, q2 = inner * q, q * q
+    of_others = squares * q2
+    return settled_narrow(select(own_q == 0.0, fma(share, share, of_others), (q2 - own_q) + (1.0 - own_q) + of_others))
 
 
 @inline
