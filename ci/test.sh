@@ -23,6 +23,6 @@ for argument in "$@"; do
 done
 # Two files of tests at a time: most of their time goes into compiling. Tests of time itself, among the slow ones, want
 # the machine for themselves.
-workers=(-n 2 --dist loadfile)
+workers=(-n 2 --dist loadfile --no-loadscope-reorder) # in the files' order: by default the longest ones come last
 [[ " $* " == *" --slow "* ]] && workers=()
 exec "$BIN/python" -m pytest --doctest-modules --doctest-ignore-import-errors ${workers[@]+"${workers[@]}"} ${paths[@]+"${paths[@]}"} "$@"

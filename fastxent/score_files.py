@@ -170,7 +170,7 @@ def _at_once(job: Job, scan: Scan, ranges: "list[tuple[int, int | None]]", reade
 
     n_rows, n_classes, whole = scan.n_rows or 1, scan.n_classes, Scorer(n_classes=scan.n_classes, **job.options)
     tell("compiling, or loading what is compiled", 0.0, 0, 0)
-    with ThreadPoolExecutor(readers) as pool:
+    with ThreadPoolExecutor(readers, "fastxent reads and scores") as pool:
         parts = deque(pool.submit(score, k) for k in range(len(ranges)))
         try:
             while parts:  # in their order, so that the first offending row is told of

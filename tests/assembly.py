@@ -85,7 +85,10 @@ def _compile_the_rest():
     fastxent.score(np.eye(2), [0, 1], bootstrap=2)
     for dtype in (np.float32, np.float64):
         SoftmaxRegression().fit(np.array([[0], [1], [2], [3]], dtype), [0, 1, 0, 1])
+    TemperatureScaling(kind="probs").fit(np.array([[0.7, 0.3]] * 4), [0, 0, 0, 1])
     fastxent.focal_loss(np.zeros((2, 2)), [0, 1])
+    sklearn.log_loss(["a", "b"], np.full((2, 2), 0.5))
+    sklearn.log_loss(np.eye(2), np.full((2, 2), 0.5))
     sklearn.d2_log_loss_score([0, 1], np.full((2, 2), 0.5), sample_weight=[1, 1])
 
 

@@ -122,7 +122,7 @@ def test_several_readers_end_when_the_caller_is_interrupted(readers):
 
     with pytest.raises(KeyboardInterrupt):
         score_files(Job("x.npy", "y.npy"), tell=tell)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fastxent reads and scores")]
 
 
 def test_several_readers_tell_of_progress(readers):
