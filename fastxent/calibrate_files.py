@@ -1,6 +1,5 @@
 """Calibration of predictions in files of any size: a pass over them a step of the fit, and one to score the result."""
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -70,7 +69,6 @@ def calibrate_files(
         One line about the files, the options, or the first offending row and value.
     """
     chunks = FileChunks(predictions, target, wanted or Wanted(), tell or (lambda *_: None))
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in score_files
     from fastxent.fit import TemperatureScaling, VectorScaling
 
     calibrators: dict[str, Any] = {"temperature": TemperatureScaling, "vector": VectorScaling}

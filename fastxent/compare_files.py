@@ -44,7 +44,6 @@ def compare_files(
     tell = tell or (lambda *_: None)
     (first, wanted), *others = models
     scan = Scan(first, target, wanted, others=others)
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in score_files
     from fastxent import checks  # loads Numba: a missing file is told without waiting for it
     from fastxent.comparing import Comparer
 

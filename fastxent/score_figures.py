@@ -14,7 +14,7 @@ from fastxent.intervals import NORMAL_95
 from fastxent.kernels import groups as grouped
 from fastxent.kernels import scorecard as card
 from fastxent.kernels.batch import exp_scalar
-from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_fraction, exact_sum_value
+from fastxent.kernels.exactsum import STATE_SIZE, UNITS, exact_sum_fraction, exact_sum_units, exact_sum_value
 from fastxent.kernels.pairs import sorted_pairs
 from fastxent.score_intervals import intervals
 from fastxent.score_result import ClassTable, Confusion, Histogram, Reliability, Score, WorstRow
@@ -43,12 +43,12 @@ class _Groups:
         grouped.group_values(*self._arrays, self._first[k], out)
         return out
 
-    def fractions(self, k: int) -> list[Fraction]:
-        """The k-th kind of sums, exactly."""
+    def units(self, k: int) -> list[int]:
+        """The k-th kind of sums, exactly, as whole numbers of 1 / UNITS: to reduce fractions would take long."""
         out, one = [], np.empty(STATE_SIZE, np.int64)
         for group in range(self._first[k], self._first[k] + self._size[k]):
             grouped.group_state(*self._arrays, group, one)
-            out.append(exact_sum_fraction(one))
+            out.append(exact_sum_units(one))
         return out
 
 
@@ -113,13 +113,13 @@ def _label_figures(state: State, nll: float, weight: float) -> dict[str, Any]:
     if weighted:
         of_label, hits, of_prediction, in_bin, bin_hits = (groups.values(k) for k in range(WEIGHT, TOP))
         tops, all_hits = groups.values(TOP), float(exact_sum_value(tally.sums[card.HITS]))
-        exact_bin_hits = groups.fractions(BIN_HITS)
+        exact_bin_hits = groups.units(BIN_HITS)
     else:
         of_label, hits, of_prediction = state.class_counts().astype(float)
         in_bin, bin_hits = tally.bin_rows.sum(1).astype(float), tally.bin_rows[:, 1].astype(float)
         tops, all_hits = state.top_counts().astype(float), float(hits.sum())
-        exact_bin_hits = [Fraction(int(k)) for k in tally.bin_rows[:, 1]]
-    gaps = sum(abs(h - c) for h, c in zip(exact_bin_hits, groups.fractions(CONFIDENCE)))
+        exact_bin_hits = [k * UNITS for k in tally.bin_rows[:, 1].tolist()]
+    gaps = sum(abs(h - c) for h, c in zip(exact_bin_hits, groups.units(CONFIDENCE)))
     auc, resolution = _roc_auc(state, groups)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         recall = hits / of_label
@@ -143,7 +143,7 @@ def _label_figures(state: State, nll: float, weight: float) -> dict[str, Any]:
     return {
         "accuracy": _ratio(all_hits, weight),
         "top_k_accuracy": {k: _ratio(float(v), weight) for k, v in zip(state.options.top_k, tops)},
-        "ece": float(Fraction(gaps) / _total_weight(state)) if weight > 0 else math.nan,
+        "ece": float(Fraction(gaps, UNITS) / _total_weight(state)) if weight > 0 else math.nan,
         "skill": 1.0 - nll / prior if prior > 0 else math.nan,
         "roc_auc": auc,
         "roc_auc_resolution": resolution,

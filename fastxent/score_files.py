@@ -1,7 +1,6 @@
 """Files through a score card: one job, or a range of its rows, which another process can do as well."""
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -91,8 +90,6 @@ def score_files(
     tell = tell or (lambda *_: None)
     scan = job.scan(rows)
 
-    # Threads that wait for the next block leave the cores to the one that reads it, instead of spinning.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from fastxent.scoring import Scorer  # loads Numba: a missing file is told without waiting for it
 
     readers = min(MOST_READERS, current_threads(), scan.n_bytes // READER_BYTES)

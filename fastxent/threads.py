@@ -128,13 +128,33 @@ def team() -> Iterator[int]:
         return
     import numba
 
-    before = numba.get_num_threads()  # starts Numba's threads, which settles the layer
+    with nullcontext() if _numba_started() else _sleeping_soon():
+        before = numba.get_num_threads()  # starts Numba's threads, which settles the layer
     with _one_at_a_time if numba.threading_layer() == "workqueue" else nullcontext():
         numba.set_num_threads(threads)  # of this thread only
         try:
             yield threads
         finally:
             numba.set_num_threads(before)
+
+
+# How often GNU's OpenMP threads look for work after a loop before they sleep: 0.1 ms, by default some milliseconds, in
+# which a score card's threads and readers want the cores. A loop right after another one still finds them awake.
+_SPINS = "GOMP_SPINCOUNT", "20000"
+
+
+@contextmanager
+def _sleeping_soon() -> Iterator[None]:
+    """For the block in which that library is loaded, which is when it reads the environment."""
+    name, value = _SPINS
+    mine = not {name, "OMP_WAIT_POLICY"} & os.environ.keys()
+    if mine:
+        os.environ[name] = value
+    try:
+        yield
+    finally:
+        if mine:
+            os.environ.pop(name, None)
 
 
 def _checked(threads: int) -> int:

@@ -280,12 +280,19 @@ def _round_limbs(limbs, top):
     return from_bits(min((np.int64(drop) << 52) + mantissa, np.int64(MAX_EXPONENT) << 52))
 
 
+UNITS = 1 << 1074
+
+
 def exact_sum_fraction(state):
     """The sum as a fractions.Fraction, unrounded. ValueError when an infinity or a NaN was added."""
+    return fractions.Fraction(exact_sum_units(state), UNITS)
+
+
+def exact_sum_units(state):
+    """The sum as a whole number of 1 / UNITS, unrounded. ValueError when an infinity or a NaN was added."""
     if state[POS_INF] or state[NEG_INF] or state[NANS]:
         raise ValueError("state: holds an infinity or a NaN, which is no fraction")
-    total = sum(_whole(state[first:N_LIMBS:2]) << (32 * first) for first in range(2))
-    return fractions.Fraction(total, 1 << 1074)
+    return sum(_whole(state[first:N_LIMBS:2]) << (32 * first) for first in range(2))
 
 
 def _whole(limbs):
