@@ -5,8 +5,7 @@ the state, while they are in its cache.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -18,7 +17,7 @@ from fastxent.checks import ABSENT, Batch
 from fastxent.compare_state import NO_LABELS, NO_REALS, Options, Rows, State
 from fastxent.kernels import batch as kernels
 from fastxent.slices import I64, row_slices, rows_cut
-from fastxent.threads import current_threads
+from fastxent.threads import current_threads, side_by_side
 
 SLICE_ROWS = 1 << 18  # of one model's losses: 2 MB
 PIECE_ROWS = 1 << 16  # that a thread makes, then adds up
@@ -42,28 +41,21 @@ def add_batches(
     threads = max(1, min(current_threads(), z.array.size // kernels.SERIAL_ELEMENTS))
     room = np.empty((2, len(batches), min(z.n_rows, SLICE_ROWS)))
     parts: list[State] = []
-    with ThreadPoolExecutor(max(1, threads - 1)) as pool:  # starts no thread until one is asked for
-        for low, high, views, t, s in _slices(batches):
-            n = high - low
-            made = Slice(options, batches, views, t, room[0, :, :n], room[1, :, : n if hard else 0])
-            given = s, (NO_LABELS if ids is None else ids[low:high]), first_id + low
-            named = {name: x[low:high] for name, x in groups.items()}
-            cuts = list(pairwise(n * k // threads for k in range(threads + 1)))
-            if n == z.n_rows <= FEW_ROWS:  # nothing can fail after its losses have been made
-                made.raise_first(_side_by_side(pool, [partial(made.make, *cut) for cut in cuts]), low)
-                state.add(*made.kept(state, *given, named, 0, n))
-                return
-            parts = parts or [state.twin() for _ in range(threads)]
-            work = [partial(made.add_to, part, *given, named, *cut) for part, cut in zip(parts, cuts)]
-            made.raise_first(_side_by_side(pool, work), low)
+    for low, high, views, t, s in _slices(batches):
+        n = high - low
+        made = Slice(options, batches, views, t, room[0, :, :n], room[1, :, : n if hard else 0])
+        given = s, (NO_LABELS if ids is None else ids[low:high]), first_id + low
+        named = {name: x[low:high] for name, x in groups.items()}
+        cuts = list(pairwise(n * k // threads for k in range(threads + 1)))
+        if n == z.n_rows <= FEW_ROWS:  # nothing can fail after its losses have been made
+            made.raise_first(side_by_side([partial(made.make, *cut) for cut in cuts]), low)
+            state.add(*made.kept(state, *given, named, 0, n))
+            return
+        parts = parts or [state.twin() for _ in range(threads)]
+        work = [partial(made.add_to, part, *given, named, *cut) for part, cut in zip(parts, cuts)]
+        made.raise_first(side_by_side(work), low)
     for part in parts:
         state.merge(part)
-
-
-def _side_by_side(pool: ThreadPoolExecutor, work: Sequence[Callable[[], Any]]) -> list[Any]:
-    """What functions return, of which this thread calls the first."""
-    others = [pool.submit(task) for task in work[1:]]
-    return [work[0](), *(other.result() for other in others)]
 
 
 def _slices(batches: Sequence[Batch]) -> Iterator[tuple[int, int, list[np.ndarray], np.ndarray, np.ndarray]]:

@@ -1,13 +1,13 @@
 """The sums of a Poisson bootstrap's replicates: what a score card keeps of its rows besides its tally."""
 
-from concurrent.futures import wait
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from fastxent.kernels import bootstrap as kernel
-from fastxent.threads import current_threads, helpers
+from fastxent.threads import current_threads, side_by_side
 
 
 class Replicates:
@@ -56,13 +56,7 @@ class Replicates:
             if n_pairs:
                 low, high = self._level(level)
                 work = (seed, pairs, n_pairs, columns, gaps, places, n_counted, self.counts, low, high)
-                others = [helpers().submit(kernel.replicate, *cut, *work) for cut in pairwise(cuts[1:])]
-                try:
-                    kernel.replicate(0, cuts[1], *work)
-                finally:
-                    wait(others)
-                for other in others:
-                    other.result()
+                side_by_side([partial(kernel.replicate, *cut, *work) for cut in pairwise(cuts)])
             level = next_level
 
     def merge(self, other: "Replicates") -> None:

@@ -1,7 +1,7 @@
 """A batch's rows into a score card's state: pieces of rows through the kernels, on as many threads as there are."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import wait
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +11,7 @@ from fastxent import checks
 from fastxent.checks import Batch
 from fastxent.kernels import batch as kernels
 from fastxent.score_state import Options, State
-from fastxent.threads import current_threads, helpers
+from fastxent.threads import current_threads, side_by_side
 
 SLICE_ROWS = 1 << 23  # between two slices Ctrl-C is noticed
 SLICE_BYTES = 1 << 28
@@ -57,12 +57,8 @@ def add_batch(
             s = np.ones(n)  # here, once for all pieces
         given = labels, s, ids, first + start
         pieces = iter(_pieces(n, n_classes, threads))
-        others = [helpers().submit(_add, part, source, given, pieces) for part, source in zip(parts[1:], sources[1:])]
-        try:
-            added = _add(parts[0], sources[0], given, pieces)
-        finally:
-            wait(others)
-        if not all([added, *(other.result() for other in others)]):
+        work = [partial(_add, part, source, given, pieces) for part, source in zip(parts, sources)]
+        if not all(side_by_side(work)):
             raise refusal(batch, call, start, n)
         if parts[0].replicates is not None:
             some = kernels.ScoreRows(*(column[:n] for column in rows))
@@ -103,12 +99,7 @@ def _make(call: kernels.ScoreCall, rows: kernels.ScoreRows, n: int, invalid: str
         row, _ = call.run(rows)
     else:
         cuts = [n * k // apart for k in range(apart + 1)]
-        others = [helpers().submit(call.run_some, rows, *cut) for cut in pairwise(cuts[1:])]
-        try:
-            row = call.run_some(rows, 0, cuts[1])
-        finally:
-            wait(others)
-        row = max([row, *(other.result() for other in others)])
+        row = max(side_by_side([partial(call.run_some, rows, *cut) for cut in pairwise(cuts)]))
     return row < 0 and (invalid != "raise" or int(rows.rank[:n].min()) != INVALID_RANK)
 
 

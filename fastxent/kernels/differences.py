@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from fastxent.kernels.exactsum import compact_sum_merge, exact_sum_add_block, exact_sum_merge
+from fastxent.kernels.exactsum import exact_sum_add_block
 from fastxent.kernels.groups import (
     BLOCK,
     FEW_GROUPS,
@@ -22,6 +22,7 @@ from fastxent.kernels.groups import (
     count_places,
     fixed_columns,
     flush_groups,
+    merge_group,
 )
 from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.memory import borrowed, load_some, pointer, scratch, store
@@ -285,10 +286,4 @@ def merge_groups_as(codes, n_groups, more_groups, outcomes, counts, slots, spill
             outcomes[codes[g], k] += more_outcomes[g, k]
         for j in range(slots.shape[0] // n_groups):
             at, other = j * n_groups + codes[g], j * more_groups + g
-            compact_sum_merge(slots[at], more_slots[other])
-            index = more_index[other]
-            if index != 0:
-                if spill_index[at] == 0:
-                    counts[SPILL_USED] += 1
-                    spill_index[at] = counts[SPILL_USED]
-                exact_sum_merge(spill[spill_index[at] - 1], more_spill[index - 1])
+            merge_group(counts, slots, spill_index, spill, at, more_slots, more_index, more_spill, other)

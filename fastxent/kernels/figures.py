@@ -66,13 +66,21 @@ def row_figures(view, like, n, i, m, label, scale, scale_low, figures, buffer):
             serves &= group_exp_sums(group, step, min(width, m - r), n, label, r, f, pointer(sums, 0))
     if not serves:
         for r in range(m):
-            f[3 * ROWS + r] = p[r * step + max(label[r], 0)]
-            if scale != 1.0 or not figures[0, r] >= too_small(p):
-                a, k, s = exp_sum_over(offset(p, r * step), n, label[r], scale, scale_low)
-                a, k = near_one(a, k)
-                figures[0, r] = a
-                figures[1, r] = k
-                figures[2, r] = s
+            _row_alone(offset(p, r * step), n, label[r], scale, scale_low, figures, r)
+
+
+@inline
+def _row_alone(p, n, label, scale, scale_low, figures, r):
+    """The figures of a row that its group's sums may not serve. Whether they do not."""
+    figures[3, r] = p[max(label, 0)]
+    alone = scale != 1.0 or not figures[0, r] >= too_small(p)
+    if alone:
+        a, k, s = exp_sum_over(p, n, label, scale, scale_low)
+        a, k = near_one(a, k)
+        figures[0, r] = a
+        figures[1, r] = k
+        figures[2, r] = s
+    return alone
 
 
 @inline
@@ -96,13 +104,7 @@ def row_figures_and_terms(
             serves &= served
     if not serves:
         for r in range(m):
-            f[3 * ROWS + r] = p[r * step + max(label[r], 0)]
-            if scale != 1.0 or not figures[0, r] >= too_small(p):
-                a, k, s = exp_sum_over(offset(p, r * step), n, label[r], scale, scale_low)
-                a, k = near_one(a, k)
-                figures[0, r] = a
-                figures[1, r] = k
-                figures[2, r] = s
+            if _row_alone(offset(p, r * step), n, label[r], scale, scale_low, figures, r):
                 figures[REFERENCE, r] = math.nan
 
 

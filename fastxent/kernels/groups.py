@@ -154,13 +154,19 @@ def flush_groups(totals, n, shift, slots, first):
 def merge_groups(counts, slots, spill_index, spill, more_slots, more_index, more_spill):
     """Add grouped sums, as many as there are of them, to the first groups."""
     for group in range(more_slots.shape[0]):
-        compact_sum_merge(slots[group], more_slots[group])
-        index = more_index[group]
-        if index != 0:
-            if spill_index[group] == 0:
-                counts[SPILL_USED] += 1
-                spill_index[group] = counts[SPILL_USED]
-            exact_sum_merge(spill[spill_index[group] - 1], more_spill[index - 1])
+        merge_group(counts, slots, spill_index, spill, group, more_slots, more_index, more_spill, group)
+
+
+@inline
+def merge_group(counts, slots, spill_index, spill, group, more_slots, more_index, more_spill, other):
+    """Add one of other grouped sums to one of these."""
+    compact_sum_merge(slots[group], more_slots[other])
+    index = more_index[other]
+    if index != 0:
+        if spill_index[group] == 0:
+            counts[SPILL_USED] += 1
+            spill_index[group] = counts[SPILL_USED]
+        exact_sum_merge(spill[spill_index[group] - 1], more_spill[index - 1])
 
 
 @compiled
