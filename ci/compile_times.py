@@ -28,7 +28,7 @@ CALLS = {
     "score": "f.score(z, y)",
 }
 PROGRAM = """
-import time, numpy as np, fastxent as f, fastxent.losses, fastxent.scoring
+import time, numpy as np, fastxent as f, fastxent.losses, fastxent.scoring.scorer
 z, wide, y = np.zeros((32, 10), "{dtype}"), np.zeros((32, 1000), "{dtype}"), np.zeros(32, np.int64)
 p = np.full_like(z, 0.1)
 before = time.process_time()

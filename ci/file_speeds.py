@@ -141,7 +141,7 @@ def library(path: Path) -> None:
 
 
 def score(path: Path) -> None:
-    from fastxent.score_files import Job, score_files
+    from fastxent.jobs.score import Job, score_files
 
     target = str(path.with_name("labels.npy")) if path.name.endswith(".npy") else None
     score_files(Job(str(path), target)).result()

@@ -84,9 +84,9 @@ def fuzz(name: str, seconds: int, how: str) -> None:
         warnings.simplefilter("ignore")
         import fuzz_targets
 
-        import fastxent.cli
-        import fastxent.score_files
-        import fastxent.scoring  # noqa: F401
+        import fastxent.cli.main
+        import fastxent.jobs.score
+        import fastxent.scoring.scorer  # noqa: F401
     warnings.simplefilter("ignore")
     target = fuzz_targets.TARGETS[name]
     corpus = STATE / "corpus" / name

@@ -37,7 +37,7 @@ def make(folder, n_rows, n_classes):
 
 def measure(folder):
     """(figures, seconds of the process and of the command in it, MB at most) of a calibration."""
-    command = [sys.executable, "-W", "ignore", "-m", "fastxent.cli", "calibrate", "logits.npy", "labels.npy"]
+    command = [sys.executable, "-W", "ignore", "-m", "fastxent", "calibrate", "logits.npy", "labels.npy"]
     begin = time.perf_counter()
     done = subprocess.run([*command, "--json", "found.json"], cwd=folder, capture_output=True, text=True)
     elapsed_s = time.perf_counter() - begin

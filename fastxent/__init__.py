@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastxent.ahead import warmup
-    from fastxent.comparing import Comparer, Comparison, compare
+    from fastxent.comparing.comparer import Comparer, Comparison, compare
     from fastxent.focal import focal_loss, focal_loss_value_and_grad
     from fastxent.gradients import binary_cross_entropy_value_and_grad, cross_entropy_value_and_grad
-    from fastxent.linear import linear_cross_entropy, linear_cross_entropy_value_and_grad
+    from fastxent.linear.functions import linear_cross_entropy, linear_cross_entropy_value_and_grad
     from fastxent.losses import (
         binary_cross_entropy,
         binary_log_loss,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         perplexity,
         softmax,
     )
-    from fastxent.scoring import Score, Scorer, score
+    from fastxent.scoring.scorer import Score, Scorer, score
     from fastxent.threads import get_threads, set_threads
 
 __version__ = "0.1.0"
@@ -64,19 +64,19 @@ __all__ = [
 
 # Where a name lives, unless in losses.
 _HOMES = {
-    "Comparer": "comparing",
-    "Comparison": "comparing",
-    "Score": "scoring",
-    "Scorer": "scoring",
-    "score": "scoring",
+    "Comparer": "comparing.comparer",
+    "Comparison": "comparing.comparer",
+    "Score": "scoring.scorer",
+    "Scorer": "scoring.scorer",
+    "score": "scoring.scorer",
     "binary_cross_entropy_value_and_grad": "gradients",
-    "compare": "comparing",
+    "compare": "comparing.comparer",
     "cross_entropy_value_and_grad": "gradients",
     "focal_loss": "focal",
     "focal_loss_value_and_grad": "focal",
     "get_threads": "threads",
-    "linear_cross_entropy": "linear",
-    "linear_cross_entropy_value_and_grad": "linear",
+    "linear_cross_entropy": "linear.functions",
+    "linear_cross_entropy_value_and_grad": "linear.functions",
     "set_threads": "threads",
     "warmup": "ahead",
 }

@@ -65,7 +65,9 @@ def _dtype(name: str) -> Any:
 def _call_everything(logits: "np.ndarray[Any, Any]") -> None:
     import numpy as np
 
-    from fastxent import linear, losses, scoring
+    from fastxent import losses
+    from fastxent.linear.functions import linear_cross_entropy_value_and_grad
+    from fastxent.scoring.scorer import Scorer
 
     n_rows, n_classes = logits.shape
     labels = np.zeros(n_rows, dtype=np.int64)
@@ -78,13 +80,13 @@ def _call_everything(logits: "np.ndarray[Any, Any]") -> None:
         losses.nll(log_probs, target)
         losses.log_loss(probs, target)
         for kind, predictions in (("logits", logits), ("log_probs", log_probs), ("probs", probs)):
-            parts = [scoring.Scorer(kind=kind) for _ in range(2)]
+            parts = [Scorer(kind=kind) for _ in range(2)]
             for k, part in enumerate(parts):
                 part.update(predictions, target, start=k * n_rows)
             parts[0].merge(parts[1]).result()
     losses.cross_entropy(logits, labels, label_smoothing=0.1, sample_weight=np.ones(n_rows))
     losses.perplexity(logits, labels)
-    linear.linear_cross_entropy_value_and_grad(logits[:3], logits[:3], labels[:3])
+    linear_cross_entropy_value_and_grad(logits[:3], logits[:3], labels[:3])
     losses.binary_cross_entropy(logits.ravel(), probs.ravel())
     losses.binary_log_loss(probs.ravel(), probs.ravel())
     for kind, predictions in (("logits", logits), ("log_probs", log_probs), ("probs", probs)):

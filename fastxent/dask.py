@@ -20,7 +20,7 @@ from fastxent import checks, gradients, losses
 from fastxent.arrays import kind_of
 from fastxent.kernels.exactsum import exact_sum_merge
 from fastxent.reductions import NO_ROWS, divide, new_sums, values_of
-from fastxent.scoring import NOTHING_SCORED, Score, Scorer, ids_of
+from fastxent.scoring.scorer import NOTHING_SCORED, Score, Scorer, ids_of
 from fastxent.slices import F64
 from fastxent.threads import limited
 

@@ -44,7 +44,7 @@ class Outcome(NamedTuple):
     """One model's score card, and how long it took."""
 
     model: ByteModel
-    score: Any  # fastxent.scoring.Score
+    score: Any  # fastxent.scoring.scorer.Score
     predict_s: float
     score_s: float
 
@@ -154,7 +154,7 @@ def run(most_files: int | None = None, progress: Progress | None = None) -> Resu
 
 
 def _scorer() -> Any:
-    from fastxent.scoring import Scorer
+    from fastxent.scoring.scorer import Scorer
 
     return Scorer(kind="log_probs", n_classes=N_CLASSES)
 

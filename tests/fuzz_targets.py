@@ -78,7 +78,7 @@ def refuse_long(error: Exception, name: str) -> None:
 
 def scored(name: str, target: str | None, size: int) -> None:
     """Score files as the command does."""
-    from fastxent.score_files import Job, score_files
+    from fastxent.jobs.score import Job, score_files
 
     for last in (False, True):  # what was compiled for the first time is not counted
         try:
@@ -269,7 +269,7 @@ def sealed_state(data: bytes) -> bytes:
 
 
 def states() -> list[bytes]:
-    from fastxent.scoring import Scorer
+    from fastxent.scoring.scorer import Scorer
 
     cards = [
         Scorer(worst=2, bins=3).update(X, Y),
@@ -300,7 +300,7 @@ def unsealed_states() -> list[bytes]:
 
 def state(seal: Callable[[bytes], bytes] = bytes) -> Callable[[bytes], None]:
     """Bytes as a score card's file: what loads it can be looked at, saved, merged and gone on with."""
-    from fastxent.scoring import Scorer
+    from fastxent.scoring.scorer import Scorer
 
     def run(data: bytes) -> None:
         content = seal(data)
@@ -405,7 +405,7 @@ _FILES: dict[str, bytes] = {}
 
 def command(data: bytes) -> None:
     """Lines as the words of a command, in a folder of files."""
-    from fastxent.cli import main
+    from fastxent.cli.main import main
 
     words = data.decode("utf-8", "surrogateescape").split("\n")[:12]
     if words[0] not in COMMANDS or any(part in word for word in words for part in ELSEWHERE):

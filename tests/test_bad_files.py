@@ -13,7 +13,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from fastxent.cli import main
+from fastxent.cli.main import main
 from fastxent.files import base
 from fastxent.files.scan import Scan, Wanted
 
@@ -308,7 +308,7 @@ def test_a_bomb_is_not_unpacked_into_memory(monkeypatch):
 
 def changing(name, change):
     """A file that something changes after the first block was scored."""
-    from fastxent.scoring import Scorer
+    from fastxent.scoring.scorer import Scorer
 
     real = Scorer.update
 
@@ -416,7 +416,7 @@ def test_a_target_or_a_shard_that_changes_before_its_turn_is_refused(change):
 
 
 def test_a_file_that_changes_between_the_passes_of_a_fit_is_refused(capsys, monkeypatch):
-    from fastxent.calibrate_files import FileChunks
+    from fastxent.jobs.calibrate import FileChunks
 
     big("x.npy")
     chunks = FileChunks("x.npy", "y.npy", Wanted(), lambda *_: None)

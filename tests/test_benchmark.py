@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastxent import cli
 from fastxent.benchmark import charts, crossover, judging, measuring, references, scaling, session, tables
 from fastxent.benchmark.cases import CASES, LARGE_BYTES, Case, Target, select
 from fastxent.benchmark.contenders import SLOW_BYTES, WORKS
 from fastxent.benchmark.judging import FAIL, NOT_JUDGED, PASS
 from fastxent.benchmark.measuring import Pace, Row
+from fastxent.cli import main as cli
 
 ROOT = Path(__file__).parent.parent
 TINY = [dataclasses.replace(case, n_rows=128) for case in CASES if not case.cached]

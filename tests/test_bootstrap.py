@@ -9,7 +9,7 @@ import pytest
 import reference
 
 from fastxent import Scorer, score, softmax
-from fastxent.cli import main
+from fastxent.cli.main import main
 from fastxent.kernels import philox
 
 SEED = 20261125

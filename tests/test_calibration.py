@@ -13,9 +13,9 @@ import pytest
 from scipy.optimize import minimize, minimize_scalar
 
 import fastxent
-from fastxent.calibrate_files import calibrate_files
-from fastxent.cli import main
+from fastxent.cli.main import main
 from fastxent.fit import TemperatureScaling, VectorScaling
+from fastxent.jobs.calibrate import calibrate_files
 from fastxent.kernels import batch as kernels
 from fastxent.kernels import temperature as tempering
 from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_value

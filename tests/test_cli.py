@@ -14,7 +14,7 @@ import pytest
 
 from fastxent import __version__
 from fastxent import score as score_arrays
-from fastxent.cli import main
+from fastxent.cli.main import main
 
 pa = pytest.importorskip("pyarrow")
 arrow_csv = pytest.importorskip("pyarrow.csv")
@@ -27,7 +27,7 @@ Y = RNG.integers(0, C, N)
 P = np.exp(X) / np.exp(X).sum(axis=1, keepdims=True)
 W = RNG.random(N)
 IDS = 1000 - np.arange(N)
-COMMAND = [sys.executable, "-m", "fastxent.cli"]
+COMMAND = [sys.executable, "-m", "fastxent"]
 
 
 @pytest.fixture(autouse=True)
@@ -228,7 +228,7 @@ def test_help_and_version(capsys):
 
 
 def test_help_imports_nothing_slow():
-    code = "import sys; from fastxent.cli import main; main(['--help']); print(sorted(sys.modules), file=sys.stderr)"
+    code = "import sys; from fastxent.cli.main import main; main(['--help']); print([*sys.modules], file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     for name in ("numba", "numpy", "pyarrow", "scipy"):
         assert f"'{name}'" not in done.stderr
@@ -254,7 +254,7 @@ def again(self):
         yield chunk._replace(start=self.rows_read)
         self.rows_read += chunk.n_rows
 Scan.__iter__, Scan.fraction = again, property(lambda self: 0.5)
-from fastxent.cli import main
+from fastxent.cli.main import main
 sys.exit(main(["score", "x.npy", "y.npy", "--json", "never.json"]))
 """
 

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastxent import score_cluster
-from fastxent.cli import main
-from fastxent.score_cluster import score_on_cluster
-from fastxent.score_files import Job
+from fastxent.cli.main import main
+from fastxent.jobs.cluster import score_on_cluster
+from fastxent.jobs.score import Job
 from fastxent.threads import _numba_started
 
 pa = pytest.importorskip("pyarrow")
@@ -71,7 +70,7 @@ def scheduler(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(score_cluster, "PART_BYTES", 4 * C * N // 16)
+    monkeypatch.setattr("fastxent.jobs.cluster.PART_BYTES", 4 * C * N // 16)
     np.save("x.npy", X)
     np.save("y.npy", Y)
     return tmp_path
@@ -206,7 +205,7 @@ def test_ctrl_c_ends_the_cluster_and_exits_with_130(folder):
     command = [
         sys.executable,
         "-m",
-        "fastxent.cli",
+        "fastxent",
         "score",
         "x.npy",
         "y.npy",

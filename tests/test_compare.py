@@ -144,7 +144,7 @@ def test_many_rows_go_through_threads_and_slices_to_the_same_bits(monkeypatch):
     for start in range(0, n, 999):
         parts.update(*(x[start : start + 999] for x in (a, b, y)), by=by[start : start + 999])
     assert parts.result() == whole
-    monkeypatch.setattr("fastxent.compare_rows.SLICE_ROWS", 20_000)
+    monkeypatch.setattr("fastxent.comparing.rows.SLICE_ROWS", 20_000)
     assert compare(a, b, y, by=by, threads=2) == whole
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from fastxent import compare
-from fastxent.cli import main
-from fastxent.compare_files import compare_files
+from fastxent.cli.main import main
 from fastxent.files import base
 from fastxent.files.scan import Wanted
+from fastxent.jobs.compare import compare_files
 
 pa = pytest.importorskip("pyarrow")
 arrow_csv = pytest.importorskip("pyarrow.csv")

@@ -5,7 +5,7 @@ import pytest
 from browser import Browser, program
 
 from fastxent import compare
-from fastxent.cli import main
+from fastxent.cli.main import main
 
 pa = pytest.importorskip("pyarrow")
 RNG = np.random.default_rng(23)

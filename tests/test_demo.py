@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fastxent import demo
-from fastxent.cli import main
+from fastxent.cli.main import main
 
 TEXT = np.frombuffer(b"abracadabra, said the cat; a cab, said the bard.\n" * 3, np.uint8)
 
@@ -93,7 +93,7 @@ def test_a_quick_look_at_some_files(capsys):
 @pytest.mark.slow
 def test_the_whole_demo_keeps_its_promises(tmp_path):
     code = (
-        "import resource, sys; from fastxent.cli import main; code = main(['demo', '--json', 'demo.json']); "
+        "import resource, sys; from fastxent.cli.main import main; code = main(['demo', '--json', 'demo.json']); "
         "use = resource.getrusage(resource.RUSAGE_SELF); print('used', use.ru_utime + use.ru_stime, use.ru_maxrss); "
         "sys.exit(code)"
     )

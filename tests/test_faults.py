@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from fastxent import Scorer, score
-from fastxent.cli import main
+from fastxent.cli.main import main
 from fastxent.files import base
-from fastxent.score_files import Job, score_files
-from fastxent.score_resume import StateFile
+from fastxent.jobs.resume import StateFile
+from fastxent.jobs.score import Job, score_files
 
 resource = pytest.importorskip("resource")  # POSIX
 
@@ -140,7 +140,7 @@ def test_a_clock_that_jumps_changes_nothing(monkeypatch):
     assert score_files(Job("x.npy", "y.npy"), state=StateFile("s.state", 0)).result() == score(X, Y)
 
 
-CHILD = "import sys; from fastxent.cli import main; sys.exit(main())"
+CHILD = "import sys; from fastxent.cli.main import main; sys.exit(main())"
 BARE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 

@@ -19,7 +19,7 @@ import pytest
 import fastxent.files.h5
 import fastxent.files.zarr
 from fastxent import score
-from fastxent.cli import main
+from fastxent.cli.main import main
 from fastxent.files import FORMATS, base, shards_of
 from fastxent.files.labels import read_classes
 from fastxent.files.scan import Scan, Wanted

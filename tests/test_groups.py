@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from fastxent import Scorer, score
-from fastxent import score_groups as module
-from fastxent.cli import main
+from fastxent.cli.main import main
 from fastxent.files import base
 from fastxent.files.scan import Wanted
-from fastxent.score_files import Job, score_files
-from fastxent.score_resume import StateFile
+from fastxent.jobs.resume import StateFile
+from fastxent.jobs.score import Job, score_files
+from fastxent.scoring import groups as module
 
 
 def some_rows(n, c, seed=0, dtype="f4"):

@@ -11,8 +11,7 @@ import pytest
 import reference
 
 import fastxent
-from fastxent import linear_blocks, linear_gradients
-from fastxent.cli import main
+from fastxent.cli.main import main
 
 BOUND = {np.float32: 2.0**-21, np.float64: 2.0**-49}
 
@@ -21,8 +20,8 @@ BOUND = {np.float32: 2.0**-21, np.float64: 2.0**-49}
 def blocks(request, monkeypatch):
     """The same work in one block, and in several pieces of rows and blocks of classes."""
     if request.param == "many blocks":
-        monkeypatch.setattr(linear_blocks, "BLOCK_ROWS", 16)
-        monkeypatch.setattr(linear_blocks, "BLOCK_CLASSES", 100)
+        monkeypatch.setattr("fastxent.linear.blocks.BLOCK_ROWS", 16)
+        monkeypatch.setattr("fastxent.linear.blocks.BLOCK_CLASSES", 100)
 
 
 def whole_numbers(dtype, rows=37, features=24, classes=333, seed=0):
@@ -268,11 +267,11 @@ def test_a_bad_call_says_what_is_wrong(wrong, error, message):
 def ways(request, monkeypatch):
     """The ways to the gradient: all logits of some rows kept, or blocks of some classes made again."""
     if request.param == "rows in pieces":
-        monkeypatch.setattr(linear_gradients, "MOST_KEPT_ROWS", 16)
+        monkeypatch.setattr("fastxent.linear.gradients.MOST_KEPT_ROWS", 16)
     if request.param == "blocks made twice":
-        monkeypatch.setattr(linear_gradients, "KEPT_BYTES", 0)
-        monkeypatch.setattr(linear_blocks, "BLOCK_ROWS", 16)
-        monkeypatch.setattr(linear_blocks, "BLOCK_CLASSES", 100)
+        monkeypatch.setattr("fastxent.linear.gradients.KEPT_BYTES", 0)
+        monkeypatch.setattr("fastxent.linear.blocks.BLOCK_ROWS", 16)
+        monkeypatch.setattr("fastxent.linear.blocks.BLOCK_CLASSES", 100)
 
 
 def gradients_of(hidden, classifier, labels, reduction, bias=0.0, cap=None, temperature=1.0, smoothing=0.0,
@@ -355,7 +354,7 @@ def test_the_labels_gradient_keeps_its_digits(dtype):
 
 @pytest.mark.parametrize("name", ["bfloat16", "float16"])
 def test_narrow_gradients_are_those_of_float32_rounded(name, blocks, monkeypatch):
-    monkeypatch.setattr(linear_gradients, "KEPT_BYTES", 0)  # where the classifier is not narrow either
+    monkeypatch.setattr("fastxent.linear.gradients.KEPT_BYTES", 0)  # where the classifier is not narrow either
     dtype = pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else np.float16
     rng = np.random.default_rng(9)
     hidden, classifier = rng.standard_normal((37, 24)).astype(dtype), rng.standard_normal((333, 24)).astype(dtype)

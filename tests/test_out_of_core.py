@@ -13,7 +13,7 @@ MEMORY = 300e6  # bytes
 
 PROGRAM = """
 import pathlib, sys
-from fastxent.cli import main
+from fastxent.cli.main import main
 code = main(["score", *sys.argv[1:], "--json", "-"])
 status = pathlib.Path("/proc/self/status").read_text()
 print(status.split("VmHWM:")[1].split()[0], file=sys.stderr)  # what getrusage tells would count the parent's memory too

@@ -17,7 +17,7 @@ from dossier.record import RECORD, short_table
 import fastxent
 from fastxent import fit
 from fastxent.benchmark.cases import CASES
-from fastxent.cli import main
+from fastxent.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -55,7 +55,7 @@ def test_command_line_example(tmp_path):
     """What follows the last line of bash that scores a file is what it prints, times apart."""
     (script,) = [block for block in blocks("bash") if "fastxent score" in block]
     shown = README[README.index(script) :].split("```text\n")[1].split("```")[0]
-    program = f'fastxent() {{ "{sys.executable}" -W ignore -m fastxent.cli "$@"; }}\n{script}'
+    program = f'fastxent() {{ "{sys.executable}" -W ignore -m fastxent "$@"; }}\n{script}'
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         ["bash", "-e", "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
@@ -96,7 +96,7 @@ def test_api_table_names_every_public_name():
 def test_options_table_names_every_option(command, title):
     import typer
 
-    from fastxent.cli import app
+    from fastxent.cli.main import app
 
     parameters = typer.main.get_command(app).commands[command].params
     options = {o for p in parameters for o in p.opts if o.startswith("--") and o != "--help"}

@@ -12,12 +12,12 @@ import pytest
 from browser import Browser, program
 
 import fastxent
-from fastxent.cli import main
+from fastxent.cli.main import main
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
-from fastxent.cli_report import Output
+from fastxent.cli.report import Output
 from fastxent.fit import TemperatureScaling
 from fastxent.report import text
 from fastxent.report.calibration import calibration_page
@@ -279,7 +279,7 @@ def test_a_place_that_cannot_be_written_is_refused_first(tmp_path, monkeypatch, 
 
 
 def test_secrets_in_addresses_are_not_told():
-    from fastxent.cli_report import _command
+    from fastxent.cli.report import _command
 
     told = " ".join(_command(["score", "s3://key:word@bucket/x.npy", "https://host/y.npy?signature=abc"]))
     assert "word" not in told

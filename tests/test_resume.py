@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from fastxent import Scorer, score
-from fastxent.cli import main
+from fastxent.cli.main import main
 from fastxent.files import base
 from fastxent.files.scan import Wanted
-from fastxent.score_files import Job, score_files
-from fastxent.score_resume import StateFile, merge_states
+from fastxent.jobs.resume import StateFile, merge_states
+from fastxent.jobs.score import Job, score_files
 
 N, C = 30_000, 10
 RNG = np.random.default_rng(5)
@@ -30,7 +30,7 @@ IDS = RNG.permutation(N)
 # The command with small pieces, so that a run takes a thousand of them; it says when all that it loads is loaded.
 DRIVER = """
 import contextlib, io, sys
-from fastxent import cli
+from fastxent.cli import main as cli
 from fastxent.files import base
 base.BLOCK_BYTES = 4 * 10 * (100 if "t.csv" in sys.argv else 30)  # text takes longer, and lines have to fit
 with contextlib.redirect_stdout(io.StringIO()):

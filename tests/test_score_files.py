@@ -7,11 +7,11 @@ import threading
 import numpy as np
 import pytest
 
-import fastxent.score_files as score_files_module
+import fastxent.jobs.score as score_files_module
 from fastxent import Scorer, score
 from fastxent.files import base
 from fastxent.files.scan import Scan, Wanted
-from fastxent.score_files import Job, score_files
+from fastxent.jobs.score import Job, score_files
 
 N, C = 1000, 7
 RNG = np.random.default_rng(8)
@@ -42,7 +42,7 @@ def test_ranges_of_rows_merge_to_the_bits_of_the_whole(cuts):
 @pytest.fixture
 def readers(monkeypatch):
     """Two readers at once, of ranges of about 170 rows."""
-    monkeypatch.setattr("fastxent.score_files.READER_BYTES", X.nbytes // 6)
+    monkeypatch.setattr("fastxent.jobs.score.READER_BYTES", X.nbytes // 6)
     monkeypatch.setattr("fastxent.threads.get_threads", lambda: 2)
 
 
@@ -51,10 +51,10 @@ def test_several_readers_at_once_give_the_bits_of_one(name, readers, monkeypatch
     write(name)
     job = Job(name, "y.npy" if name.endswith(".npy") else None, Wanted(), {"worst": 9})
     at_once = []
-    monkeypatch.setattr("fastxent.score_files._at_once", noted(score_files_module._at_once, at_once))
+    monkeypatch.setattr("fastxent.jobs.score._at_once", noted(score_files_module._at_once, at_once))
     many = score_files(job)
     assert at_once
-    monkeypatch.setattr("fastxent.score_files.MOST_READERS", 1)
+    monkeypatch.setattr("fastxent.jobs.score.MOST_READERS", 1)
     one = score_files(job)
     assert len(at_once) == 1
     assert many.result() == one.result() == score(X, Y, worst=9)
@@ -110,7 +110,7 @@ def test_several_readers_read_one_version_of_a_file(readers, monkeypatch):
     class Changing(Scan):
         here = changes
 
-    monkeypatch.setattr("fastxent.score_files.Scan", Changing)
+    monkeypatch.setattr("fastxent.jobs.score.Scan", Changing)
     with pytest.raises(ValueError, match=r"x\.npy.*: was changed while it was read"):
         score_files(job)
 

@@ -13,9 +13,8 @@ import pytest
 from scipy.special import log_softmax
 
 import fastxent
-from fastxent import score_rows, score_state
 from fastxent.kernels import batch
-from fastxent.scoring import Score, Scorer, score
+from fastxent.scoring.scorer import Score, Scorer, score
 
 KINDS = ("logits", "log_probs", "probs")
 
@@ -265,7 +264,7 @@ def test_parts_in_any_order_equal_the_whole(c, weights, tmp_path):
 
 @pytest.mark.parametrize("slice_rows", [1 << 15, 1 << 20])
 def test_threads_and_slices_change_no_bit(slice_rows, monkeypatch):
-    monkeypatch.setattr(score_rows, "SLICE_ROWS", slice_rows)
+    monkeypatch.setattr("fastxent.scoring.rows.SLICE_ROWS", slice_rows)
     z, y = some_rows(150_000, 3, dtype=np.float32)
     s = np.random.default_rng(6).random(150_000)
     for weights in (None, s):
@@ -291,7 +290,7 @@ def test_a_merged_part_stays_as_it_is():
 @pytest.mark.parametrize("few", [3, 3000])
 def test_many_pairs_are_counted_in_a_growing_list(few, monkeypatch):
     """A list that is full is sorted and joined: pairs that come again and again, and ever new ones."""
-    monkeypatch.setattr(score_state, "_MANY_PAIRS", 1 << 14)
+    monkeypatch.setattr("fastxent.scoring.state._MANY_PAIRS", 1 << 14)
     rng = np.random.default_rng(7)
     c, n = 3000, 60_000
     y, predicted = rng.integers(0, few, n) * (c // few), rng.integers(0, c if few == c else 40, n)
@@ -404,7 +403,7 @@ def test_invalid_rows_raise_or_are_counted():
 
 
 def test_a_failed_update_of_many_slices_adds_nothing(monkeypatch):
-    monkeypatch.setattr(score_rows, "SLICE_ROWS", 1 << 16)
+    monkeypatch.setattr("fastxent.scoring.rows.SLICE_ROWS", 1 << 16)
     z, y = some_rows(200_000, 2, dtype=np.float32)
     scorer = Scorer().update(z, y, start=0)
     before = scorer.result()

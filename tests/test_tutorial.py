@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fastxent.cli import main
+from fastxent.cli.main import main
 
 TUTORIAL = (Path(__file__).parent.parent / "fastxent" / "TUTORIAL.md").read_text()
 TIMES = re.compile(r"^[\d.]+ s[ ,].*(rows/s|passes over the rows|pass over the rows)")

@@ -214,7 +214,7 @@ def crossover(points: Sequence[dict[str, Any]], chosen: int, facts: dict[str, An
 
 def save(drawing: Any, path: str) -> None:
     """Write a figure to a file that appears whole or not at all."""
-    from fastxent.score_state import write_atomically
+    from fastxent.scoring.state import write_atomically
 
     content = io.BytesIO()
     drawing.savefig(content, format=path.rpartition(".")[2].lower())

@@ -15,9 +15,9 @@ from fastxent.kernels.blocks import first_view, strided
 from fastxent.kernels.jit import compiled
 from fastxent.kernels.memory import load, pointer, prefetch
 from fastxent.kernels.simd import add_reduce
-from fastxent.linear_blocks import Losses, product
-from fastxent.linear_checks import as_linear_batch
-from fastxent.linear_gradients import add_product, kept_rows
+from fastxent.linear.blocks import Losses, product
+from fastxent.linear.checks import as_linear_batch
+from fastxent.linear.gradients import add_product, kept_rows
 
 Call = Callable[[], Any]
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fastxent.score_state import write_atomically
+from fastxent.scoring.state import write_atomically
 
 E = TypeVar("E", bound="Estimator")
 

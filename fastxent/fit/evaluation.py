@@ -14,10 +14,10 @@ from fastxent.intervals import NORMAL_95
 from fastxent.kernels import batch as kernels
 from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_add_block, exact_sum_value
 from fastxent.report import notebook, plots
-from fastxent.score_frames import frame, row_of
-from fastxent.score_intervals import Interval
-from fastxent.score_result import Score, plain
-from fastxent.scoring import Scorer
+from fastxent.scoring.bootstrap import Interval
+from fastxent.scoring.frames import frame, row_of
+from fastxent.scoring.result import Score, plain
+from fastxent.scoring.scorer import Scorer
 
 ROWS = 1 << 14  # whose Brier scores are made at once
 

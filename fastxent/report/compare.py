@@ -14,7 +14,7 @@ from fastxent.report.page import Column, Page, Plot, Run, Section, Table
 from fastxent.report.text import count, counted, decimals_of, fixed, percent, points, probability, shown, signed
 
 if TYPE_CHECKING:
-    from fastxent.compare_result import Comparison, DecidingRow, Difference, DifferenceTable, PairComparison
+    from fastxent.comparing.result import Comparison, DecidingRow, Difference, DifferenceTable, PairComparison
 
 MOST_GROUPS = 2000  # lines of a table
 

@@ -7,7 +7,7 @@ from fastxent.intervals import NORMAL_95, wilson
 from fastxent.report.text import count, counted, decimals_of, fixed, percent
 
 if TYPE_CHECKING:
-    from fastxent.score_result import Score
+    from fastxent.scoring.result import Score
 
 Interval = tuple[float, float]
 UNKNOWN = math.nan, math.nan

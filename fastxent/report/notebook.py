@@ -12,9 +12,9 @@ from fastxent.report.figures import Figure, headline, of_rows, others
 from fastxent.report.text import fixed, percent, shown
 
 if TYPE_CHECKING:
-    from fastxent.compare_result import Comparison
+    from fastxent.comparing.result import Comparison
     from fastxent.fit import Calibration
-    from fastxent.score_result import Reliability, Score
+    from fastxent.scoring.result import Reliability, Score
 
 _SIDE = 150  # of the diagram, pixels
 

@@ -13,7 +13,7 @@ from fastxent.intervals import wilson
 from fastxent.report.text import compact, shortened
 
 if TYPE_CHECKING:
-    from fastxent.score_result import Score
+    from fastxent.scoring.result import Score
 
 # name of the page's variable -> colour on a light page
 COLOURS = {"ink": "#1c2127", "muted": "#5c6670", "rule": "#e2e6ea", "accent": "#0b62a8", "warm": "#c2571a"}

@@ -13,7 +13,7 @@ from fastxent.report.page import Column, Page, Plot, Run, Section, Table
 from fastxent.report.text import count, counted, fixed, percent, shown
 
 if TYPE_CHECKING:
-    from fastxent.score_result import Score
+    from fastxent.scoring.result import Score
 
 MOST_CLASSES = 2000  # lines of the table of classes
 MOST_GROUPS = 1000

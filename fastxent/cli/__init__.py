@@ -1,0 +1,1 @@
+"""The command line: arguments, progress, tables for people, exit codes."""

@@ -1,0 +1,1 @@
+"""Models compared on the same rows: from a batch's rows to a state that merges, from a state to figures."""

@@ -1,0 +1,194 @@
+"""Files through a score card: one job, or a range of its rows, which another process can do as well."""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastxent.files.base import Chunk
+from fastxent.files.scan import Scan, Wanted
+from fastxent.files.source import changed
+from fastxent.jobs.resume import StateFile, undisturbed
+from fastxent.threads import current_threads, limited
+
+if TYPE_CHECKING:
+    from fastxent.scoring.scorer import Scorer
+
+SOURCE_ROWS = 1024
+MOST_READERS = 8  # each has a block of rows in memory, and its turns in the interpreter
+READER_BYTES = 1 << 27  # about as much in a reader's range: beginning one costs little beside it
+TOLD_EVERY_S = 0.1
+
+# Called with what is being done, the fraction done (0 to 1), the rows, and the bytes of predictions read so far.
+Progress = Callable[[str, float, int, int], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to score and how: what a process needs to know, small and picklable.
+
+    Attributes
+    ----------
+    predictions : str
+        A file that `fastxent.files` reads.
+    target : str or None
+        Another, unless the predictions' file holds the target.
+    wanted : Wanted
+        What to read of them.
+    options : mapping
+        Keywords of `Scorer`.
+    first_row : int or None
+        The position of the files' first row in a whole of many files. Without it their rows are known by what is in
+        them, so that parts of different files merge.
+    """
+
+    predictions: str
+    target: str | None = None
+    wanted: Wanted = field(default_factory=Wanted)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    first_row: int | None = None
+
+    def scan(self, rows: "tuple[int, int | None] | None" = None) -> Scan:
+        """Open the files, to read all of their rows or a range."""
+        return Scan(self.predictions, self.target, self.wanted, rows)
+
+
+def score_files(
+    job: Job,
+    rows: "tuple[int, int | None] | None" = None,
+    tell: Progress | None = None,
+    state: StateFile | None = None,
+) -> "Scorer":
+    """Score a job's rows, or those of a range: the parts, merged in any order, have the bits of the whole.
+
+    Parameters
+    ----------
+    job : Job
+    rows : (int, int or None), optional
+        The first row, and the one past the last; None: to the end.
+    tell : callable, optional
+        Is told about progress; see `Progress`.
+    state : StateFile, optional
+        Where the score card is kept meanwhile: rows that it covers are not scored again. For whole jobs.
+
+    Returns
+    -------
+    Scorer
+        It covers the rows by their positions in the files.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError, ImportError
+        One line about the files, the options, or the first offending row and value.
+    """
+    tell = tell or (lambda *_: None)
+    scan = job.scan(rows)
+
+    from fastxent.scoring.scorer import Scorer  # loads Numba: a missing file is told without waiting for it
+
+    readers = min(MOST_READERS, current_threads(), scan.n_bytes // READER_BYTES)
+    if readers > 1 and scan.at_once and state is None and rows is None:
+        return _at_once(job, scan, cuts_of(scan, readers, READER_BYTES), readers, tell)
+    scorer = Scorer(n_classes=scan.n_classes, **job.options)
+    if state is not None:
+        columns = {name: value for name, value in asdict(job.wanted).items() if value is not None}
+        scorer.about = {"columns": columns, "first_row": job.first_row, **scan.fingerprint(), "finished": False}
+        scorer = state.load(scorer)
+        if scorer.about["finished"]:
+            return scorer
+        _, covered = next(iter(scorer.sources.items()), (None, scorer.rows))
+        if covered:
+            scan = job.scan((covered[0][1] - (job.first_row or 0), None))
+    tell("compiling, or loading what is compiled", 0.0, 0, 0)
+    try:
+        for _ in _added(job, scan, scorer, iter(scan), state):
+            tell("scoring", scan.fraction, scan.rows_read, scan.bytes_read)
+        scorer.about["finished"] = True
+    finally:
+        if state is not None:
+            state.save(scorer)
+    return scorer
+
+
+def cuts_of(scan: Scan, cores: int, part_bytes: int) -> "list[tuple[int, int | None]]":
+    """Ranges that make up the rows, where they can be cut, of about as many bytes: as many for each core."""
+    return scan.cuts(cores * max(1, scan.n_bytes // (cores * part_bytes))) or [(0, None)]
+
+
+def _added(
+    job: Job, scan: Scan, scorer: "Scorer", chunks: Iterator[Chunk], state: StateFile | None = None
+) -> Iterator[None]:
+    """Add chunks to a score card, and yield after each."""
+    from fastxent import checks
+
+    offset, source = job.first_row or 0, next(iter(scorer.sources), None)
+    for chunk in chunks:
+        if state is not None and job.first_row is None:
+            source = source or _source(chunk)
+        given: dict[str, Any] = {
+            "start": chunk.start + offset,
+            "source": source,
+            "ids": chunk.ids,
+            "sample_weight": chunk.weight,
+            "by": chunk.by,
+        }
+        place = checks.part_of((chunk.start + chunk.n_rows,), (chunk.start,))  # errors name rows of the file
+        with place, undisturbed() if state is not None else nullcontext():
+            scorer.update(chunk.predictions, chunk.target, **given)
+        if state is not None:
+            state.save_if_due(scorer)
+        del chunk  # its memory is used again
+        yield
+
+
+def _at_once(job: Job, scan: Scan, ranges: "list[tuple[int, int | None]]", readers: int, tell: Progress) -> "Scorer":
+    """Score ranges of rows, as many at once as there are readers: none waits for another one, as in a parallel loop."""
+    from fastxent.scoring.scorer import Scorer
+
+    before, threads = scan.fingerprint(), max(1, current_threads() // readers)
+    told, left = [(0, 0)] * len(ranges), Event()
+
+    def score(k: int) -> Scorer:
+        scan, scorer = job.scan(ranges[k]), Scorer(n_classes=n_classes, **job.options)
+        if scan.fingerprint() != before:
+            raise changed(scan.name)
+        with limited(threads):
+            for _ in _added(job, scan, scorer, scan.here()):
+                told[k] = scan.rows_read, scan.bytes_read
+                if left.is_set():
+                    break
+        return scorer
+
+    n_rows, n_classes, whole = scan.n_rows or 1, scan.n_classes, Scorer(n_classes=scan.n_classes, **job.options)
+    tell("compiling, or loading what is compiled", 0.0, 0, 0)
+    with ThreadPoolExecutor(readers, "fastxent reads and scores") as pool:
+        parts = deque(pool.submit(score, k) for k in range(len(ranges)))
+        try:
+            while parts:  # in their order, so that the first offending row is told of
+                done, _ = wait([parts[0]], TOLD_EVERY_S)
+                if done:
+                    whole.merge(parts.popleft().result())
+                read, n_bytes = map(sum, zip(*told))
+                tell("scoring", read / n_rows, read, n_bytes)
+        finally:
+            left.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+    whole.about["finished"] = True
+    return whole
+
+
+def _source(chunk: Chunk) -> str:
+    """A name for the rows of a job, from the first of them: the same in copies of its files."""
+    lead, n_classes = chunk.predictions.shape[:-1], chunk.predictions.shape[-1]
+    soft = chunk.target.ndim > len(lead)
+    digest = hashlib.sha256()
+    for array, width in ((chunk.predictions, n_classes), (chunk.target, n_classes if soft else 1)):
+        some = array.reshape(-1, width)[:SOURCE_ROWS]
+        digest.update(f"{some.dtype.str} {some.shape} ".encode() + np.ascontiguousarray(some).tobytes())
+    return digest.hexdigest()
