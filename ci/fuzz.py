@@ -3,7 +3,7 @@
 Each target of tests/fuzz_targets.py has its share of the time, in a process of its own: a crash ends that one alone.
 Half of that is guided by the coverage of the Python code, where Atheris can be had; the other half takes the inputs
 that reached new code, and many more mutations of them. What was found and those inputs are in .fuzz/; exit code 1 where
-anything was found.
+anything was found. Limits are of processor time, so that a machine that is busy, or stops this, finds nothing.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import random
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 STATE = ROOT / ".fuzz"
-HANG_S = 20
+HANG_S = 20  # of processor time, for one input
+IDLE_S = 600  # in which a process that is not stopped must have had some
 ADDRESSES = 4 << 30  # more than a process has when it begins: what asks for more has no memory, instead of the machine
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
@@ -40,6 +42,7 @@ class Run:
 
     def __call__(self, data: bytes) -> None:
         Path("input").write_bytes(data)  # what a crash leaves
+        signal.setitimer(signal.ITIMER_PROF, HANG_S)  # its signal ends the process, amid a library's code too
         try:
             self.target.run(data)
         except Exception as error:
@@ -113,9 +116,25 @@ def fuzz(name: str, seconds: int, how: str) -> None:
             return atheris.Mutate(data, most)
         return fuzz_targets.mutated(data, target.words, rng, seeds)[:most]
 
-    limits = [f"-max_total_time={seconds}", f"-timeout={HANG_S}", "-rss_limit_mb=0", "-max_len=65536", "-verbosity=0"]
+    # -timeout is of the clock
+    limits = [f"-max_total_time={seconds}", "-timeout=0", "-rss_limit_mb=0", "-max_len=65536", "-verbosity=0"]
     atheris.Setup([sys.argv[0], *limits, "-artifact_prefix=./", str(corpus)], run, custom_mutator=mutate)
     atheris.Fuzz()
+
+
+def ended(process: subprocess.Popen) -> "int | str":
+    """The exit code of a process; it is ended where it waits for something that does not come."""
+    used, idle_s = b"", 0
+    while process.poll() is None:
+        time.sleep(1)  # what stops the process stops this one as well
+        fields = Path(f"/proc/{process.pid}/stat").read_bytes().rpartition(b")")[2].split()
+        idle_s = idle_s + 1 if fields[11:13] == used else 0
+        used = fields[11:13]
+        if idle_s > IDLE_S:
+            process.kill()
+            process.wait()
+            return f"none: it waited for {IDLE_S} s"
+    return {-signal.SIGPROF: f"none: an input took {HANG_S} s"}.get(process.returncode, process.returncode)
 
 
 def share(name: str, seconds: float, how: str) -> dict:
@@ -126,10 +145,7 @@ def share(name: str, seconds: float, how: str) -> dict:
         with tempfile.TemporaryDirectory(prefix="fastxent-fuzz-") as folder:
             command = [sys.executable, __file__, "--target", name, str(int(left_s)), how]
             with open(STATE / f"{name}.log", "wb") as log:
-                try:
-                    code = subprocess.run(command, cwd=folder, stdout=log, stderr=log, timeout=left_s + 900).returncode
-                except subprocess.TimeoutExpired:
-                    code = "none: it did not end"
+                code = ended(subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
             with contextlib.suppress(OSError, ValueError):
                 facts = json.loads((STATE / f"{name}.json").read_text())
                 total = {key: total[key] + facts.get(key, 0) for key in total}

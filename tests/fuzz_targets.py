@@ -76,23 +76,30 @@ def refuse_long(error: Exception, name: str) -> None:
         raise Broken(f"a message without the name, or of more lines: {error}") from error
 
 
+def settled(run: Callable[[], None]) -> None:
+    """Run, and once more where it took long: what is compiled for the first time is not counted."""
+    try:
+        run()
+    except Broken as error:
+        if " s for " not in str(error):
+            raise
+        run()
+
+
 def scored(name: str, target: str | None, size: int) -> None:
     """Score files as the command does."""
     from fastxent.jobs.score import Job, score_files
 
-    for last in (False, True):  # what was compiled for the first time is not counted
-        try:
-            with frugal(size), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                try:
-                    score_files(Job(name, target, options={"invalid": "count"})).result().to_dict()
-                except REFUSED as error:
-                    if not str(error).startswith(("predictions", "target", "weight")):  # of rows, told by the kernels
-                        refuse_long(error, name)
-                return
-        except Broken as error:
-            if last or " s for " not in str(error):
-                raise
+    def run() -> None:
+        with frugal(size), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                score_files(Job(name, target, options={"invalid": "count"})).result().to_dict()
+            except REFUSED as error:
+                if not str(error).startswith(("predictions", "target", "weight")):  # of rows, told by the kernels
+                    refuse_long(error, name)
+
+    settled(run)
 
 
 def write(name: str, content: bytes) -> None:
@@ -382,6 +389,12 @@ OPTIONS = [
     "save",
     "output",
     "unfinished",
+    "cluster",
+    "name",
+    "bootstrap",
+    "seed",
+    "load",
+    "apply",
     "help",
     "version",
 ]
@@ -405,21 +418,56 @@ _FILES: dict[str, bytes] = {}
 
 def command(data: bytes) -> None:
     """Lines as the words of a command, in a folder of files."""
+    _FILES.update(_FILES or command_files())
+    commanded(data, _FILES)
+
+
+def commanded(lines: bytes, files: dict[str, bytes]) -> None:
+    """Run a command, one word a line, where there are these files and no others."""
     from fastxent.cli.main import main
 
-    words = data.decode("utf-8", "surrogateescape").split("\n")[:12]
+    words = lines.decode("utf-8", "surrogateescape").split("\n")[:20]
     if words[0] not in COMMANDS or any(part in word for word in words for part in ELSEWHERE):
         return
-    _FILES.update(_FILES or command_files())
-    shutil.rmtree("command", ignore_errors=True)
-    for name, content in _FILES.items():
-        write(f"command/{name}", content)
-    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
-    with contextlib.chdir("command"), frugal(0), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(words)
-    lines = [line for line in err.getvalue().splitlines() if not line.startswith("fastxent: warning: ")]
-    if code not in (0, 2) or len(lines) != (code == 2) or (lines and not lines[0].startswith("fastxent: error: ")):
-        raise Broken(f"{words}: exit code {code}, {err.getvalue()!r}")
+
+    def run() -> None:
+        shutil.rmtree("command", ignore_errors=True)
+        os.mkdir("command")
+        for name, content in files.items():
+            write(f"command/{name}", content)
+        out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
+        size = sum(map(len, files.values()))
+        with (
+            contextlib.chdir("command"),
+            frugal(size),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            code = main(words)
+        said = [line for line in err.getvalue().splitlines() if not line.startswith("fastxent: warning: ")]
+        if code not in (0, 2) or len(said) != (code == 2) or (said and not said[0].startswith("fastxent: error: ")):
+            raise Broken(f"{words}: exit code {code}, {err.getvalue()!r}")
+
+    settled(run)
+
+
+def comparison(data: bytes) -> None:
+    """Lines as the words of a command, then the files that it compares."""
+    lines, *contents = data.split(SPLIT)
+    commanded(lines, dict(zip(("a.npy", "b.csv", "y.npz"), contents)))
+
+
+def comparison_seeds() -> list[bytes]:
+    table = f"a,b,target,w,g\n{''.join(f'{a},{b},{y},{y + 0.5},g{y}{chr(10)}' for (a, b), y in zip(X[::-1], Y))}"
+    target = saved(lambda name: np.savez(name, target=Y), "seed.npz")
+    lines = [
+        "compare a.npy b.csv y.npz --columns a,b",
+        "compare b.csv a.npy b.csv --columns a,b --weight-column w --by g --cluster g --worst 2 --json -",
+        "compare b.csv b.csv a.npy y.npz --columns a,b --name one --name two --name three --json out.json",
+        "compare a.npy b.csv y.npz --kind log-probs --temperature 2 --invalid count --ignore-index 1 --axis 1",
+        "compare a.npy b.csv y.npz --kind probs --kind logits --normalize --eps 1e-9 --sum-tol 0.1",
+    ]
+    return [SPLIT.join([line.replace(" ", "\n").encode(), npy(), table.encode(), target]) for line in lines]
 
 
 def command_seeds() -> list[bytes]:
@@ -434,6 +482,7 @@ def command_seeds() -> list[bytes]:
         "score --hidden x.npy --classifier w.npy --target y.npy --softcap 30",
         "calibrate x.npy y.npy --json out.json",
         "merge s.state --output joined.state --unfinished",
+        "compare x.npy t.csv y.npy --columns a,b --name one --name two",
     ]
     return [line.replace(" ", "\n").encode() for line in lines]
 
@@ -464,6 +513,11 @@ TARGETS = {
     "state": Target(state(), states, ()),
     "state-sealed": Target(state(sealed_state), unsealed_states, (SPLIT, b'"groups": ', *JSON_WORDS)),
     "calibrator": Target(calibrator, calibrator_seeds, JSON_WORDS),
+    "compare": Target(
+        comparison,
+        comparison_seeds,
+        (SPLIT, b"\n", *(f"\n--{option}\n".encode() for option in OPTIONS), b"a.npy", b"b.csv", b"y.npz", *NPY_WORDS),
+    ),
     "command": Target(
         command,
         command_seeds,

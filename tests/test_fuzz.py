@@ -13,7 +13,7 @@ import pytest
 for module in ("pyarrow", "h5py", "zarr"):
     pytest.importorskip(module)
 
-MUTATIONS = {"zarr": 60, "zarr-v2": 60, "command": 30, "state-sealed": 30, "h5": 60}
+MUTATIONS = {"zarr": 60, "zarr-v2": 60, "command": 30, "compare": 30, "state-sealed": 30, "h5": 60}
 PLENTY = 150
 
 

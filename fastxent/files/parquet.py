@@ -41,8 +41,9 @@ class Parquet(TableFile):
 
         columns = list(dict.fromkeys(name for names in fields.values() for name in names))
         first = max(0, bisect_right(self.starts, start) - 1)
-        groups, row, size = range(first, self._file.num_row_groups), self.starts[first], self._batch_rows(columns)
+        groups, row = range(first, self._file.num_row_groups), self.starts[first]
         try:
+            size = self._batch_rows(columns)
             # What is fetched beforehand is kept: one row group at a time then.
             for some in [[group] for group in groups] if self._remote else [groups]:
                 for batch in self._file.iter_batches(size, row_groups=some, columns=columns):
@@ -54,15 +55,17 @@ class Parquet(TableFile):
             raise ValueError(f"{self.path}: damaged after row {row} ({' '.join(str(error).split())[:120]})") from None
 
     def _batch_rows(self, columns: list[str]) -> int:
-        """As many rows as BLOCK_BYTES hold: every row has as many values as those of the first group."""
-        if not self.n_rows:
-            return 1
-        meta = self._file.metadata
-        group = next(group for group in map(meta.row_group, range(meta.num_row_groups)) if group.num_rows)
-        parts = (group.column(c) for c in range(group.num_columns))
-        # Dictionary encoding makes the stored size an underestimate, the number of values does not: 8 bytes each.
-        values = sum(part.num_values for part in parts if _top(part.path_in_schema, columns))
-        return max(1, int(base.BLOCK_BYTES / 8 / max(1.0, values / group.num_rows)))
+        """As many rows as BLOCK_BYTES hold: every row has as many values as the first."""
+        # What the file says of its columns' parts is not asked for: PyArrow ends the process where that is damaged.
+        leaves = [leaf for leaf in self._file.schema if _top(leaf.path, columns)]
+        values = sum(not leaf.max_repetition_level for leaf in leaves)
+        lists = [leaf.path for leaf in leaves if leaf.max_repetition_level]
+        groups = range(self._file.num_row_groups)
+        group = next((g for g in groups if self.starts[g] < self.starts[g + 1]), None)
+        if lists and group is not None:
+            first = next(self._file.iter_batches(1, row_groups=[group], columns=lists), None)
+            values += sum(len(column.flatten()) for column in first.columns) if first is not None else 0
+        return max(1, int(base.BLOCK_BYTES / 8 / max(1, values)))
 
 
 def _top(path: str, columns: list[str]) -> bool:
