@@ -72,19 +72,22 @@ def test_models_have_the_figures_of_their_own_score_cards():
         assert [m.rank for m in result.models] == [2, 1, 3]
 
 
+@pytest.mark.parametrize("cluster", [None, CLUSTER, CLUSTER.astype(str)])
 @pytest.mark.parametrize("weight", [None, W])
-def test_tables_by_class_and_group_are_comparisons_of_their_rows(weight):
-    pair = compare(OLD, NEW, Y, by=BY, sample_weight=weight).pair()
+def test_tables_by_class_and_group_are_comparisons_of_their_rows(weight, cluster):
+    pair = compare(OLD, NEW, Y, by=BY, sample_weight=weight, cluster=cluster).pair()
     for table, of in ((pair.classes, Y), (pair.by, BY)):
         assert table.value == sorted(set(of.tolist()))
         for k, value in enumerate(table.value):
             rows = of == value
-            part = compare(OLD[rows], NEW[rows], Y[rows], sample_weight=None if weight is None else weight[rows])
+            given = {"sample_weight": weight, "cluster": cluster}
+            given = {name: None if x is None else x[rows] for name, x in given.items()}
+            part = compare(OLD[rows], NEW[rows], Y[rows], **given)
             one = part.pair()
             assert (table.n[k], table.weight[k], table.difference[k]) == (part.n, part.weight, one.nll.value)
             assert table.accuracy_difference[k] == pytest.approx(one.accuracy.value, rel=1e-14, abs=1e-16)
             assert (table.a_lower[k], table.b_lower[k]) == (one.outcomes.a_lower, one.outcomes.b_lower)
-            if weight is None:  # the tables count rows of weight 0, which the tests leave out
+            if weight is None or cluster is not None:  # without clusters they count rows of weight 0 as well
                 assert table.se[k] == pytest.approx(one.nll.se, rel=1e-10)
         assert math.fsum(table.share) == pytest.approx(pair.nll.value, rel=1e-12)
         assert abs(table.share[table.largest(1)[0]]) == abs(table.share).max()

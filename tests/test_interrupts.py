@@ -58,6 +58,8 @@ def changes():
     groups = fastxent.Scorer().update(x, y, start=0, by=by)
     other = fastxent.Scorer().update(x, y, start=100, sample_weight=weights)
     other_groups = fastxent.Scorer().update(x, y, start=100, by=by + 1)
+    compared = fastxent.Comparer().update(x, 2 * x, y, by=by, cluster=y)
+    other_comparison = fastxent.Comparer().update(x, 2 * x, y, by=by + 1, cluster=-y)
     return {
         "few rows": (filled, lambda s: s.update(x, y, start=50)),
         "many rows": (filled, lambda s: s.update(many, labels, start=50)),
@@ -66,6 +68,9 @@ def changes():
         "groups": (groups, lambda s: s.update(x, y, start=50, by=by + 2)),
         "merge": (filled, lambda s: s.merge(other)),
         "merge of groups": (groups, lambda s: s.merge(other_groups)),
+        "compare": (compared, lambda s: s.update(x, 2 * x, y, by=by + 2, cluster=y)),
+        "compare many rows": (compared, lambda s: s.update(many, 2 * many, labels, by=labels, cluster=labels)),
+        "merge of comparisons": (compared, lambda s: s.merge(other_comparison)),
     }
 
 

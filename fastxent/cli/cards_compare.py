@@ -36,7 +36,7 @@ def comparison_card(comparison: "Comparison", title: str, footer: str) -> Group:
     parts += ["", Text(f"{pair.a} against {pair.b}", "bold"), _pair(comparison, pair)]
     for name, table in (("class", pair.classes), ("group", pair.by)):
         if table is not None and len(table.value) > 1:
-            parts += ["", *_groups(name, table)]
+            parts += ["", *_groups(name, table, comparison.n_clusters is not None)]
     for better, rows in ((pair.a, pair.decide_for_a), (pair.b, pair.decide_for_b)):
         if rows:
             parts += ["", _deciding(f"rows for {better}", pair, rows)]
@@ -90,7 +90,7 @@ def _pair(comparison: "Comparison", pair: "PairComparison") -> Table:
     return figure_lines(rows)
 
 
-def _groups(name: str, table: "DifferenceTable") -> list[Any]:
+def _groups(name: str, table: "DifferenceTable", clustered: bool) -> list[Any]:
     chosen = table.largest(MOST_GROUPS)
     lines = new_table(name, "rows", "difference", "std err", "share", *(["accuracy"] if _has_accuracy(table) else []))
     total = math.fsum(x for x in table.share.tolist() if math.isfinite(x))
@@ -100,7 +100,8 @@ def _groups(name: str, table: "DifferenceTable") -> list[Any]:
         figures = f"{table.difference[k]:+.6f}", f"{table.se[k]:.2g}", f"{share:+.1%}"
         lines.add_row(str(table.value[k]), f"{table.n[k]:,}", *figures, *more)
     left = len(table.value) - chosen.size
-    note = "share: of the whole difference" + (f"; {left:,} more are in --json" if left else "")
+    note = "share: of the whole difference" + ("; std err: of clusters" if clustered else "")
+    note += f"; {left:,} more are in --json" if left else ""
     return [lines, Text(note, "dim")]
 
 

@@ -20,6 +20,7 @@ from fastxent.comparing.result import (
 )
 from fastxent.comparing.rows import add_batches
 from fastxent.comparing.state import Options, State
+from fastxent.interrupts import interrupts_held
 from fastxent.options import as_whole
 from fastxent.scoring.groups import as_groups
 from fastxent.scoring.scorer import as_names
@@ -166,6 +167,9 @@ def _models(
 class Comparer:
     """A comparison that is filled in parts. Parts merged in any order give the bits of the whole.
 
+    Ctrl-C amid an update is answered between two pieces of the rows, and nothing of them was added then, or after the
+    last one.
+
     Parameters
     ----------
     n_models : int
@@ -272,9 +276,9 @@ class Comparer:
         row_ids = as_names(ids, z.shape)
         groups = {name: as_groups(x, z.shape, name) for name, x in (("by", by), ("cluster", cluster)) if x is not None}
         state = self._state_for(batches[0], tuple(groups))
-        with limited(self._threads):
-            add_batches(state, self._options, batches, row_ids, first, groups)
-        self._state, self._next = state, first + z.n_rows
+        with limited(self._threads), interrupts_held() as pause:
+            add_batches(state, self._options, batches, row_ids, first, groups, pause)
+            self._state, self._next = state, first + z.n_rows
         return self
 
     def merge(self, other: "Comparer") -> "Comparer":
@@ -303,11 +307,13 @@ class Comparer:
             if mine != getattr(other._options, name):
                 raise ValueError(f"other: has {name}={getattr(other._options, name)!r}, this comparison {mine!r}")
         if other._state is not None:
-            if self._state is None:
-                self._state = other._state.twin()
             self._refuse_other(other._state.facts(), "other: ")
-            self._state.merge(other._state)
-        self._next = max(self._next, other._next)
+        with interrupts_held():
+            if other._state is not None:
+                state = self._state if self._state is not None else other._state.twin()
+                state.merge(other._state)
+                self._state = state
+            self._next = max(self._next, other._next)
         return self
 
     def result(self) -> Comparison:

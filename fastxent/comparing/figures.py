@@ -18,7 +18,7 @@ from fastxent.comparing.result import (
     Outcomes,
     PairComparison,
 )
-from fastxent.comparing.state import Groups, Pair, State
+from fastxent.comparing.state import CROSSED, Groups, Pair, State
 from fastxent.kernels import differences as kernels
 from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_add_block, exact_sum_fraction, exact_sum_value
 from fastxent.scoring.figures import square_root
@@ -87,7 +87,6 @@ def _models(state: State, names: tuple[str, ...], weight: float) -> tuple[Model,
 def _pair(state: State, pair: Pair, a: str, b: str, weight: float) -> PairComparison:
     outcomes = _outcomes(pair.classes.outcomes.sum(0), state.hard)
     one_right = (outcomes.only_a_right or 0) + (outcomes.only_b_right or 0)
-    classes = range(state.n_classes)
     return PairComparison(
         a=a,
         b=b,
@@ -96,8 +95,8 @@ def _pair(state: State, pair: Pair, a: str, b: str, weight: float) -> PairCompar
         outcomes=outcomes,
         mcnemar_p=_mcnemar(outcomes.only_a_right or 0, one_right) if state.hard else None,
         p_holm=math.nan,
-        classes=_table(pair.classes, list(classes), state, weight) if state.hard else None,
-        by=_table(pair.groups["by"], list(state.names["by"]), state, weight) if "by" in state.names else None,
+        classes=_table(state, pair, "classes", list(range(state.n_classes)), weight) if state.hard else None,
+        by=_table(state, pair, "by", list(state.names["by"]), weight) if "by" in state.names else None,
         decide_for_a=_deciding(pair, 0, state.hard),
         decide_for_b=_deciding(pair, 1, state.hard),
     )
@@ -160,18 +159,20 @@ def _independent(value: float, exact: tuple[Fraction, ...], n: int) -> Differenc
 
 def _clustered(sums: np.ndarray, value: float, state: State, pair: Pair, weight: float) -> Difference:
     """With that of independent clusters, from each one's sum of s d."""
-    counted = _has_weight(state, pair)
-    n = int(counted.sum())
-    if n < 2:
-        return _difference(value, math.nan, 0)
-    e = sums - value * _weights(state, pair.groups["cluster"])
-    total = np.zeros(STATE_SIZE, np.int64)
+    return _difference(value, *_clusters_error(sums, _weights(state, pair.groups["cluster"]), value, weight))
+
+
+def _clusters_error(r: np.ndarray, s: np.ndarray, mean: float, weight: float) -> tuple[float, int]:
+    """The standard error of a mean from each cluster's sums of s d and s; then its degrees of freedom."""
+    n = int(np.count_nonzero(s > 0.0))
+    if n < 2 or not math.isfinite(mean):
+        return math.nan, 0
+    e, total = r - mean * s, np.zeros(STATE_SIZE, np.int64)
     squares = np.ascontiguousarray(e * e)
     exact_sum_add_block(total, squares, squares.size)
     if not math.isfinite(exact_sum_value(total)):
-        return _difference(value, math.inf, n - 1)
-    factor = Fraction(n, n - 1) / Fraction(weight) ** 2
-    return _difference(value, square_root(exact_sum_fraction(total) * factor), n - 1)
+        return math.inf, n - 1
+    return square_root(exact_sum_fraction(total) * Fraction(n, n - 1) / Fraction(weight) ** 2), n - 1
 
 
 def _weights(state: State, groups: Groups) -> np.ndarray:
@@ -201,7 +202,8 @@ def _mcnemar(only_a: int, n: int) -> float:
     return min(1.0, 2.0 * float(bdtr(min(only_a, n - only_a), n, 0.5))) if n else 1.0
 
 
-def _table(groups: Groups, names: "list[int | str]", state: State, weight: float) -> DifferenceTable:
+def _table(state: State, pair: Pair, which: str, names: "list[int | str]", weight: float) -> DifferenceTable:
+    groups = pair.classes if which == "classes" else pair.groups[which]
     order = np.array(sorted(range(len(names)), key=lambda k: (isinstance(names[k], str), names[k])), np.int64)
     outcomes, sums = groups.outcomes[order].reshape(-1, 4, 3), groups.values()[:, order]
     n = outcomes.sum((1, 2))
@@ -211,8 +213,11 @@ def _table(groups: Groups, names: "list[int | str]", state: State, weight: float
     h = sums[kernels.G_H] if state.weighted else _net_hits(groups)[order].astype(float)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         m = r / s
-        squares = np.maximum(rr - 2 * m * sr + m * m * ss, 0.0)
-        se = np.sqrt(squares * (n / (n - 1.0))) / s
+        if CROSSED[which] in state.names:
+            se = _clusters_errors(state, pair, which, names, m[np.argsort(order)], s[np.argsort(order)])[order]
+        else:
+            squares = np.maximum(rr - 2 * m * sr + m * m * ss, 0.0)
+            se = np.sqrt(squares * (n / (n - 1.0))) / s
         table = DifferenceTable(
             value=[names[k] for k in order.tolist()],
             n=n,
@@ -228,6 +233,20 @@ def _table(groups: Groups, names: "list[int | str]", state: State, weight: float
         if column is not None:
             column.setflags(write=False)
     return table
+
+
+def _clusters_errors(
+    state: State, pair: Pair, which: str, names: "list[int | str]", means: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """The standard errors of a table's means, given those and the weights' sums in the order of the names."""
+    cells = pair.groups[CROSSED[which]]
+    places = {name: k for k, name in enumerate(names)}
+    of_cell = np.array([places[entry] for _, entry in state.names[CROSSED[which]]], np.int64)
+    order = np.argsort(of_cell, kind="stable")
+    r, s = cells.values()[kernels.G_R][order], _weights(state, cells)[order]
+    ends = np.cumsum(np.bincount(of_cell, minlength=len(names)))[:-1]
+    each = zip(np.split(r, ends), np.split(s, ends), means.tolist(), weights.tolist())
+    return np.array([_clusters_error(*one)[0] for one in each])
 
 
 def _rows(groups: Groups) -> np.ndarray:

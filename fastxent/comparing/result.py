@@ -50,7 +50,7 @@ class DifferenceTable(NamedTuple):
     n: np.ndarray  # int64[G]: rows
     weight: np.ndarray  # float64[G]: their weights' sum
     difference: np.ndarray  # float64[G]: mean NLL of a minus that of b, nats
-    se: np.ndarray  # float64[G]: its standard error, of independent rows
+    se: np.ndarray  # float64[G]: its standard error, of independent rows, or of independent clusters where given
     share: np.ndarray  # float64[G]: weight * difference / all rows' weight: these add up to the whole difference
     a_lower: np.ndarray  # int64[G]: rows where a's loss is lower
     b_lower: np.ndarray  # int64[G]
@@ -200,7 +200,8 @@ class Comparison:
         sqrt(G / (G - 1) * sum_g e_g^2) / sum s,  e_g = sum_{i in g} s_i (d_i - m),
 
     (CR1 of the regression of d on a constant; CR0 without the factor), with G - 1 degrees of freedom: rows of one
-    cluster may depend on each other in any way. All other figures take rows as independent.
+    cluster may depend on each other in any way. So are the tables', of the clusters' rows in a class or group.
+    All other figures take rows as independent.
 
     Attributes
     ----------

@@ -5,7 +5,7 @@ the state, while they are in its cache.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -35,13 +35,18 @@ def add_batches(
     ids: np.ndarray | None,
     first_id: int,
     groups: Mapping[str, np.ndarray],
+    pause: Callable[[], None] = lambda: None,
 ) -> None:
-    """Add the rows of every model's batch (the first has the weights); what fails leaves the state as it was."""
+    """Add the rows of every model's batch (the first has the weights); what fails leaves the state as it was.
+
+    Before each slice ``pause`` is called, which may raise.
+    """
     z, hard = batches[0].predictions, batches[0].is_hard
     threads = max(1, min(current_threads(), z.array.size // kernels.SERIAL_ELEMENTS))
     room = np.empty((2, len(batches), min(z.n_rows, SLICE_ROWS)))
     parts: list[State] = []
     for low, high, views, t, s in _slices(batches):
+        pause()
         n = high - low
         made = Slice(options, batches, views, t, room[0, :, :n], room[1, :, : n if hard else 0])
         given = s, (NO_LABELS if ids is None else ids[low:high]), first_id + low
@@ -152,10 +157,10 @@ class Slice:
         high: int,
     ) -> tuple[Rows, int, int]:
         """What is to be added of rows low .. high - 1; how many are ignored, and invalid."""
-        codes = {name: part.codes(name, x[low:high]) for name, x in groups.items()}
         cut = slice(low, high)
+        groups = {name: x[cut] for name, x in groups.items()}
         rows = Rows(
-            self._losses[:, cut], self._hits[:, cut], weights[cut], self._labels[cut], ids[cut], first_id + low, codes
+            self._losses[:, cut], self._hits[:, cut], weights[cut], self._labels[cut], ids[cut], first_id + low, groups
         )
         there, index = np.ones(high - low, np.bool_), self._options.ignore_index
         if index is not None:
@@ -167,7 +172,7 @@ class Slice:
             invalid = int(np.count_nonzero(nan))
             if ignored + invalid:
                 rows = _taken(rows, np.flatnonzero(there & ~nan))
-        return rows, ignored, invalid
+        return rows._replace(codes=part.codes(rows.codes, rows.labels)), ignored, invalid
 
     def raise_first(self, faults: list[Fault], first: int) -> None:
         """Raise for the first row that was refused, if any, of rows that begin with row ``first`` of the whole."""

@@ -2,6 +2,7 @@
 differ most. Every part of it merges exactly and in any order.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from fastxent.kernels.groups import BLOCK, SPILL_USED, group_values
 from fastxent.scoring.groups import numbered
 
 MOST_GROUPS, MOST_CLUSTERS = 100_000, 10_000_000
+
+CROSSED = {"classes": "classes of clusters", "by": "groups of clusters"}  # by table
 
 NO_LABELS, NO_REALS = np.empty(0, np.int64), np.empty(0)
 
@@ -42,7 +45,7 @@ class Rows(NamedTuple):
     labels: np.ndarray  # int64[n], or NO_LABELS for distributions
     ids: np.ndarray  # int64[n], or NO_LABELS for first_id + i
     first_id: int
-    codes: dict[str, np.ndarray]  # "by" and "cluster": int64[n], each row's group
+    codes: dict[str, np.ndarray]  # int64[n], each row's group, of every partition of a State
 
 
 class Groups:
@@ -131,7 +134,8 @@ class State:
     n, ignored, invalid, positive : int
         Rows compared, left out for their label, left out for a NaN; rows compared whose weight is not 0.
     names : dict of dict
-        For "by" and "cluster", where given, each group's number by its name.
+        For each partition of the rows, each group's number by its name: "by" and "cluster", where given, and, with
+        clusters, CROSSED's, whose groups are rows of one cluster and one entry of a table: (cluster, entry).
     pairs : dict
         By the models' positions.
     """
@@ -141,33 +145,47 @@ class State:
     ) -> None:
         self.options, self.n_classes, self.hard, self.weighted = options, n_classes, hard, weighted
         self.n = self.ignored = self.invalid = self.positive = 0
-        self.names: dict[str, dict[int | str, int]] = {name: {} for name in partitions}
-        kind = n_classes if hard else 1, weighted, options.worst, partitions
+        self.partitions = partitions
+        tables = (*(["classes"] if hard else []), *(["by"] if "by" in partitions else []))
+        crossed = [CROSSED[table] for table in tables if "cluster" in partitions]
+        self.names: dict[str, dict[Any, int]] = {name: {} for name in (*partitions, *crossed)}
+        kind = n_classes if hard else 1, weighted, options.worst, tuple(self.names)
         self.pairs = {places: Pair(*kind) for places in combinations(range(len(options.names)), 2)}
 
     def facts(self) -> dict[str, Any]:
         """What kind of rows it is for."""
         kind = {"n_classes": self.n_classes, "hard": self.hard, "weighted": self.weighted}
-        return kind | {"partitions": tuple(self.names)}
+        return kind | {"partitions": self.partitions}
 
     def twin(self) -> "State":
         """An empty state for the same kind of rows."""
         return State(self.options, **self.facts())
 
-    def codes(self, partition: str, values: np.ndarray) -> np.ndarray:
-        """Each row's group, new ones among them."""
-        codes, firsts, _ = numbered(values, values.size)
-        return self._codes_of(partition, values[firsts].tolist())[codes]
+    def codes(self, given: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
+        """Each row's group, of every partition."""
+        numbers, names = {}, {}
+        for name, values in given.items():
+            numbers[name], firsts, _ = numbered(values, values.size)
+            names[name] = values[firsts].tolist()
+        for table, entries in {"classes": labels, **given}.items():
+            if CROSSED.get(table) in self.names:
+                own = labels if table == "classes" else numbers[table]
+                both = numbers["cluster"] * (1 + int(own.max(initial=0))) + own
+                numbers[CROSSED[table]], firsts, _ = numbered(both, both.size)
+                names[CROSSED[table]] = list(zip(given["cluster"][firsts].tolist(), entries[firsts].tolist()))
+        return {name: codes[numbers[name]] for name, codes in self._codes_of(names).items()}
 
-    def _codes_of(self, partition: str, values: "list[int | str]") -> np.ndarray:
-        """The groups of names. ValueError, and no new one among them, where there are too many."""
-        names, most = self.names[partition], MOST_CLUSTERS if partition == "cluster" else MOST_GROUPS
-        known = len(names)
-        codes = np.array([names.setdefault(name, len(names)) for name in values], np.int64)
-        if len(names) > most:
-            while len(names) > known:
-                names.popitem()
-            raise ValueError(f"{partition}: more than {most:,} different values")
+    def _codes_of(self, groups: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray]:
+        """The groups of names in every partition, new ones among them; none of these where there are too many."""
+        known, codes = {name: len(names) for name, names in self.names.items()}, {}
+        for partition, values in groups.items():
+            names, most = self.names[partition], MOST_GROUPS if partition == "by" else MOST_CLUSTERS
+            codes[partition] = np.array([names.setdefault(name, len(names)) for name in values], np.int64)
+            if len(names) > most:
+                for name, some in self.names.items():
+                    while len(some) > known[name]:
+                        some.popitem()
+                raise ValueError(f"{partition}: more than {most:,} different values")
         return codes
 
     def add(self, rows: Rows, ignored: int, invalid: int) -> None:
@@ -184,7 +202,7 @@ class State:
 
     def merge(self, other: "State") -> None:
         """Add the rows of another one, which stays as it is."""
-        mapped = {name: self._codes_of(name, list(values)) for name, values in other.names.items()}
+        mapped = self._codes_of({name: list(values) for name, values in other.names.items()})
         for places, pair in self.pairs.items():
             for name in mapped:
                 pair.groups[name].grow(len(self.names[name]))

@@ -35,11 +35,13 @@ def compare_page(comparison: "Comparison", title: str, run: Run, names: "Sequenc
     pair = comparison.pair()
     named = [str(k) for k in range(comparison.n_classes)] if names is None else [shown(name) for name in names]
     sections, notice = [_models(comparison)], ""
+    of = "of independent " + ("rows" if comparison.n_clusters is None else "clusters")
     if comparison.n:
         if pair.classes is not None:
-            sections.append(_table("class", "Classes", pair.classes, [named[int(k)] for k in pair.classes.value]))
+            names_of = [named[int(k)] for k in pair.classes.value]
+            sections.append(_table("class", "Classes", pair.classes, names_of, of))
         if pair.by is not None:
-            sections.append(_table("group", "Groups", pair.by, [shown(value) for value in pair.by.value]))
+            sections.append(_table("group", "Groups", pair.by, [shown(value) for value in pair.by.value], of))
         rows = (pair.a, pair.decide_for_a), (pair.b, pair.decide_for_b)
         tables = [_deciding(pair, better, some, named) for better, some in rows if some]
         sections += [Section("Rows that decide", [], tables)] if tables else []
@@ -133,7 +135,7 @@ def _models(comparison: "Comparison") -> Section:
     return Section("Models", drawings, [table], stacked=True)
 
 
-def _table(one: str, title: str, table: "DifferenceTable", names: Sequence[str]) -> Section:
+def _table(one: str, title: str, table: "DifferenceTable", names: Sequence[str], of: str) -> Section:
     """Where the two differ: a plot of the groups that move the difference most, and all in a table."""
     chosen = table.largest(MOST_GROUPS)
     total = math.fsum(x for x in table.share.tolist() if math.isfinite(x))
@@ -143,7 +145,7 @@ def _table(one: str, title: str, table: "DifferenceTable", names: Sequence[str])
         Column(one),
         Column("rows", count),
         Column("difference", signed, "of mean NLL, nats"),
-        Column("std err", lambda x: fixed(x, decimals_of(x)), "of independent rows"),
+        Column("std err", lambda x: fixed(x, decimals_of(x)), of),
         Column("share", lambda x: signed(100 * x, 1) + " %", "of the whole difference"),
         *([Column("accuracy", points, "difference")] if table.accuracy_difference is not None else []),
     ]
