@@ -7,7 +7,7 @@ import numpy as np
 
 from fastxent.files.base import ArrayFile
 from fastxent.files.source import open_source
-from fastxent.files.stored import StoredArray
+from fastxent.files.stored import StoredArray, Stretch
 
 
 class Npy(ArrayFile):
@@ -21,10 +21,7 @@ class Npy(ArrayFile):
             shape, fortran, stored = read_header(file, path)
             offset = file.tell()
         refuse_short(path, shape, stored, self.source.size - offset)
-        read_into = self.source.read_into
-        self._array = StoredArray(
-            lambda parts: read_into((offset + at, to) for at, to in parts), shape, fortran, stored
-        )
+        self._array = StoredArray(Stretch(self.source, offset), shape, fortran, stored)
 
     def member(self, name: str) -> StoredArray:
         """The array itself."""

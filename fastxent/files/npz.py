@@ -7,6 +7,8 @@ import zlib
 from collections.abc import Iterable
 from typing import IO
 
+import numpy as np
+
 from fastxent.files.base import ArrayFile
 from fastxent.files.npy import read_header, refuse_short
 from fastxent.files.source import open_source
@@ -43,7 +45,7 @@ class Npz(ArrayFile):
             raise ValueError(f"{label}: damaged ({error})") from None
         member.first = member.file.tell()
         refuse_short(label, shape, stored, info.file_size - member.first)
-        return StoredArray(member.read_into, shape, fortran, stored)
+        return StoredArray(member, shape, fortran, stored)
 
 
 class _Bytes:
@@ -62,6 +64,10 @@ class _Bytes:
                 self._fill(self.first + position, memory)
             except _DAMAGE as error:
                 raise ValueError(f"{self._label}: damaged ({error})") from None
+
+    def view(self, position: int, n_bytes: int) -> np.ndarray | None:
+        """They are checked, or unpacked, as they are read."""
+        return None
 
     def _fill(self, position: int, memory: memoryview) -> None:
         if position < self.file.tell() and not self._spilled:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastxent.files.base import ArrayFile, ml_bfloat16
 from fastxent.files.source import open_source
-from fastxent.files.stored import StoredArray
+from fastxent.files.stored import StoredArray, Stretch
 
 _DTYPES = {
     "F64": "<f8",
@@ -58,8 +58,7 @@ class Safetensors(ArrayFile):
         if code != "BF16" and code not in _DTYPES:
             raise ValueError(f"{self.path}[{name}]: dtype {code} is not supported")
         dtype = ml_bfloat16() if code == "BF16" else np.dtype(_DTYPES[code])
-        first, read_into = self._data + begin, self.source.read_into
-        return StoredArray(lambda parts: read_into((first + at, to) for at, to in parts), shape, False, dtype)
+        return StoredArray(Stretch(self.source, self._data + begin), shape, False, dtype)
 
     def _header(self) -> tuple[int, dict[str, Any]]:
         """(position of the data, name -> facts)."""

@@ -9,6 +9,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from fastxent.files.mapped import mapped
+
 
 def open_source(path: str) -> "Source":
     """The bytes of a file on this machine, or at an address such as https://... or s3://... that fsspec knows."""
@@ -21,10 +23,7 @@ def is_remote(path: str) -> bool:
 
 
 class Source:
-    """The bytes of a file by position.
-
-    They are read, not mapped: a mapped file that shrinks kills the process, and its pages count as the process's own.
-    """
+    """The bytes of a file by position."""
 
     cheap = True  # whether a look at its state costs next to nothing
 
@@ -50,6 +49,10 @@ class Source:
                     if not n:
                         raise ValueError(f"{self.path}: it ends at byte {position} now, and had {self.size} at first")
                     position, memory = position + n, memory[n:]
+
+    def view(self, position: int, n_bytes: int) -> np.ndarray | None:
+        """The bytes without a copy, where that is safe and quicker; None: read them."""
+        return mapped(self.path, (self.size, self._mtime_ns), position, n_bytes)
 
     def facts(self) -> dict[str, Any]:
         """What tells this file from another one."""
@@ -109,6 +112,9 @@ class RemoteSource(Source):
 
     def for_library(self) -> Any:
         return self.open()
+
+    def view(self, position: int, n_bytes: int) -> np.ndarray | None:
+        return None
 
     def read_into(self, parts: Iterable[tuple[int, memoryview]]) -> None:
         wanted = list(parts)

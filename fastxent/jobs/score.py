@@ -151,21 +151,25 @@ def _at_once(job: Job, scan: Scan, ranges: "list[tuple[int, int | None]]", reade
     """Score ranges of rows, as many at once as there are readers: none waits for another one, as in a parallel loop."""
     from fastxent.scoring.scorer import Scorer
 
-    before, threads = scan.fingerprint(), max(1, current_threads() // readers)
+    before, threads, n_classes = scan.fingerprint(), max(1, current_threads() // readers), scan.n_classes
     told, left = [(0, 0)] * len(ranges), Event()
+    idle = [Scorer(n_classes=n_classes, **job.options) for _ in range(readers)]
 
-    def score(k: int) -> Scorer:
-        scan, scorer = job.scan(ranges[k]), Scorer(n_classes=n_classes, **job.options)
+    def score(k: int) -> None:
+        scan = job.scan(ranges[k])
         if scan.fingerprint() != before:
             raise changed(scan.name)
-        with limited(threads):
-            for _ in _added(job, scan, scorer, scan.here()):
-                told[k] = scan.rows_read, scan.bytes_read
-                if left.is_set():
-                    break
-        return scorer
+        scorer = idle.pop()
+        try:
+            with limited(threads):
+                for _ in _added(job, scan, scorer, scan.here()):
+                    told[k] = scan.rows_read, scan.bytes_read
+                    if left.is_set():
+                        break
+        finally:
+            idle.append(scorer)
 
-    n_rows, n_classes, whole = scan.n_rows or 1, scan.n_classes, Scorer(n_classes=scan.n_classes, **job.options)
+    n_rows = scan.n_rows or 1
     tell("compiling, or loading what is compiled", 0.0, 0, 0)
     with ThreadPoolExecutor(readers, "fastxent reads and scores") as pool:
         parts = deque(pool.submit(score, k) for k in range(len(ranges)))
@@ -173,12 +177,15 @@ def _at_once(job: Job, scan: Scan, ranges: "list[tuple[int, int | None]]", reade
             while parts:  # in their order, so that the first offending row is told of
                 done, _ = wait([parts[0]], TOLD_EVERY_S)
                 if done:
-                    whole.merge(parts.popleft().result())
+                    parts.popleft().result()
                 read, n_bytes = map(sum, zip(*told))
                 tell("scoring", read / n_rows, read, n_bytes)
         finally:
             left.set()
             pool.shutdown(wait=False, cancel_futures=True)
+    whole = idle.pop()
+    for scorer in idle:
+        whole.merge(scorer)
     whole.about["finished"] = True
     return whole
 
