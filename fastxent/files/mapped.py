@@ -12,8 +12,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LEAST_BYTES = 1 << 20  # below it a copy costs less than the mapping
-_LOOK_EVERY = 1 << 21  # bytes
-_GRAIN = 1 << 21  # bytes: whole large pages, of which one fault maps one where the page cache has them
+_GRAIN = 1 << 21  # bytes of a large page: where the page cache has one, a single fault maps it whole
 
 
 def mapped(path: str, facts: tuple[int, int], position: int, n_bytes: int) -> np.ndarray | None:
@@ -49,10 +48,10 @@ def mapped(path: str, facts: tuple[int, int], position: int, n_bytes: int) -> np
         stat = os.fstat(file)
         if (stat.st_size, stat.st_mtime_ns) != facts:
             return None
-        end, begin = position + n_bytes, position - position % _GRAIN
-        for at in (*range(position, end, _LOOK_EVERY), end - 1):  # network file systems and FUSE refuse to say
-            os.preadv(file, [bytearray(1)], at, os.RWF_NOWAIT)
-        pages = mmap.mmap(file, min(end + -end % _GRAIN, facts[0]) - begin, mmap.MAP_SHARED, mmap.PROT_READ, offset=begin)
+        for at in (*range(position, position + n_bytes, _GRAIN), position + n_bytes - 1):
+            os.preadv(file, [bytearray(1)], at, os.RWF_NOWAIT)  # network file systems and FUSE refuse to say
+        begin, end = position // _GRAIN * _GRAIN, min(-(-(position + n_bytes) // _GRAIN) * _GRAIN, stat.st_size)
+        pages = mmap.mmap(file, end - begin, mmap.MAP_SHARED, mmap.PROT_READ, offset=begin)
     except OSError:
         return None
     finally:
