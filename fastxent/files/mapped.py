@@ -16,7 +16,7 @@ _GRAIN = 1 << 21  # bytes of a large page: where the page cache has one, a singl
 
 
 def mapped(path: str, facts: tuple[int, int], position: int, n_bytes: int) -> np.ndarray | None:
-    """So many bytes of a file from a position on, which stay as they are for as long as the array or a view of it lives.
+    """So many bytes of a file from a position on, which stay as they are while the array or a view of it lives.
 
     For that the kernel gives a lease: whoever wants to write to the file or truncate it waits until the array is gone.
     (Without, a mapped file that shrinks kills the process.) It is given to the file's owner, where the file is not open
