@@ -22,6 +22,7 @@ import numpy as np
 
 import fastxent
 import fastxent.kernels
+from fastxent.adapters import sklearn
 from fastxent.fit import SoftmaxRegression, TemperatureScaling, VectorScaling
 from fastxent.focal import binary_focal_loss_value_and_grad
 from fastxent.kernels import brier, exactsum, groups, jit, pairs, public
@@ -160,16 +161,64 @@ def gradients(*arguments, **options):
     return np.concatenate([np.ravel(part) for part in fastxent.cross_entropy_value_and_grad(*arguments, **options)])
 
 
-def groups_of(x, target, **options):
+def groups_of(x, target, bootstrap=0, **options):
     """Score cards of two halves with groups, merged, saved and loaded."""
     half = len(x) // 2
     parts = []
     for rows in (slice(0, half), slice(half, None)):
         given = {key: value[rows] for key, value in options.items()}
-        parts.append(fastxent.Scorer().update(x[rows], target[rows], start=rows.start, **given))
+        made = fastxent.Scorer(bootstrap=bootstrap)
+        parts.append(made.update(x[rows], target[rows], start=rows.start, **given))
     merged = fastxent.Scorer()
     merged.__setstate__(parts[0].merge(parts[1]).__getstate__())
     return merged.result()
+
+
+def compare_calls(case):
+    """Comparisons of any layout, labels of any width, groups and clusters, in parts; replicates; labels by name."""
+    x, y, s = case["mild"], case["labels"], case["sample_weight"]
+    n, c = x.shape
+    ids, names = np.arange(n)[::-1].copy(), np.sort([f"{'class ' * (1 + k % 3)}{k}" for k in range(c)])
+    others = {name: array for name, array, _ in layouts(x[:, ::-1])}
+    for name, a, axis in layouts(x):
+        leading = np.moveaxis(a, axis, -1).shape[:-1]
+        options = {"axis": axis, "worst": 3, "ids": ids.reshape(leading)}
+        yield f"compare, {name}", fastxent.compare, (a, others[name], y.reshape(leading)), options
+    other = others["contiguous"]
+    for kind in ("log_probs", "probs"):
+        options = {"kind": kind, "ignore_index": -100}
+        yield (
+            f"compare, {kind}",
+            fastxent.compare,
+            (case[kind], case[kind][::-1].copy(), case["labels, some ignored"]),
+            options,
+        )
+    for kind in LABEL_TYPES[:: 1 if c == 10 else 7]:
+        yield f"compare, labels {kind}", fastxent.compare, (x, other, (y % 128).astype(kind)), {}
+    for by in (y % 5, names[y]):
+        options = {"by": by, "cluster": by[::-1].copy(), "ids": ids, "sample_weight": s}
+        yield f"compare, in parts, {by.dtype.kind}", compared, (x, other, x[::-1].copy(), y), options
+        yield f"compare, in parts, soft, {by.dtype.kind}", compared, (x, other, case["target"]), {"by": by}
+    for replicates in (1, 17, 65):
+        options = {"bootstrap": replicates, "sample_weight": s}
+        yield f"bootstrap {replicates}", groups_of, (x, y), {"bootstrap": replicates}
+        yield f"bootstrap {replicates}, soft, weights", fastxent.score, (x, case["target"]), options
+    if c > 1:
+        probs = case["probs"].astype(np.float64)
+        for labels in (names[y], names[y].astype("S"), np.eye(c)[y], np.eye(c, dtype=np.int64)[y]):
+            options = {"labels": names.astype(labels.dtype) if labels.ndim == 1 else np.arange(c)}
+            yield f"names, {labels.dtype.str}", sklearn.log_loss, (labels, probs), options
+
+
+def compared(*given, **options):
+    """The comparison of two halves, merged."""
+    half = len(given[0]) // 2
+    parts = []
+    for rows in (slice(half, None), slice(0, half)):
+        some = {key: value[rows] for key, value in options.items()}
+        comparer = fastxent.Comparer(len(given) - 1, worst=3)
+        parts.append(comparer.update(*(x[rows] for x in given), start=rows.start, **some))
+    return parts[0].merge(parts[1]).result()
 
 
 def linear_calls(case):
@@ -284,7 +333,7 @@ def run(made, side, grid, dtypes, log):
             case = make_case(n, c, kind, rng)
             every = [bits_suite.calls(case), bits_suite.score_calls(case), layout_calls(case), other_calls(case)]
             if c <= 1025 and n <= 1025:
-                every.append(linear_calls(case))
+                every += [linear_calls(case), compare_calls(case)]
             for name, function, arguments, keywords in itertools.chain(*every):
                 os.pwrite(log, f"{side}, {dtype}, {n} x {c}: {name}".ljust(200).encode(), 0)
                 digest.update(bits_suite.digest(function(*arguments, **keywords)).encode())
