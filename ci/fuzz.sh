@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fuzz the readers, the score cards' files and the command line: bash ci/fuzz.sh [SECONDS, an hour by default] [TARGET...]
+# Fuzz the readers, score cards and the command line: bash ci/fuzz.sh [SECONDS of processor time, 3600 by default] [TARGET...]
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
