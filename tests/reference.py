@@ -489,7 +489,22 @@ def bootstrap_counts(seed: int, rows: np.ndarray, n: int) -> np.ndarray:
     rows, b = np.asarray(rows, np.int64)[:, None], np.arange(n)[None, :]
     pair = rows >> 1
     number = 8 * (b // 32) + b % 16 // 2 + 0 * pair
-    counter = np.stack([number, pair % 2**32 + 0 * b, (pair >> 32) + 0 * b, 0 * number], -1)
+    counter = np.stack([number, pair % 2**32 + 0 * b, (pair >> 32) % 2**32 + 0 * b, 0 * number], -1)
     word = 2 * (b % 32 // 16) + b % 2 + 0 * pair
     drawn = np.take_along_axis(philox4x32(counter, (seed % 2**32, seed >> 32)), word[..., None], -1)[..., 0]
     return poisson_of_bits(np.where(rows % 2 == 1, drawn >> 16, drawn & 0xFFFF).astype(np.int64))
+
+
+def bootstrap_figures(probs, labels, counts, *, top_k, bins):
+    """Every replicate's figures of a model, by name, from rows' counts (times weights), float64[n_rows, n]."""
+    rows, total = np.arange(len(labels)), counts.sum(0)
+    own, hit, share = probs[rows, labels], probs.argmax(-1) == labels, probs.max(-1)
+    place = np.ceil(share * bins).astype(int) - 1
+    nll = -np.log(own) @ counts / total
+    return {
+        "nll": nll,
+        "perplexity": np.exp(nll),
+        "accuracy": hit @ counts / total,
+        f"top_{top_k}_accuracy": ((probs > own[:, None]).sum(-1) < top_k) @ counts / total,
+        "ece": sum(abs(((hit - share) * (place == k)) @ counts) for k in range(bins)) / total,
+    }

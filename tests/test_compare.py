@@ -171,7 +171,7 @@ def test_temperatures_of_one_model():
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("layout", ["C", "F", "axis"])
-def test_hits_in_any_layout_break_ties_as_argmax_does(dtype, layout):
+def test_hits_and_ranks_in_any_layout_break_ties_as_argmax_does(dtype, layout):
     rng = np.random.default_rng(4)
     for n_classes in (1, 2, 16, 17, 70):
         y = rng.integers(0, n_classes, 400)
@@ -184,6 +184,37 @@ def test_hits_in_any_layout_break_ties_as_argmax_does(dtype, layout):
             given, options = [x.T.copy() for x in z], {"axis": 0}
         result = compare(*given, y, **options)
         assert [m.accuracy for m in result.models] == [(x.argmax(1) == y).mean() for x in z]
+        ranks = [np.argsort(np.argsort(-x, axis=1, kind="stable"), axis=1)[np.arange(400), y] for x in z]
+        assert [m.top_k_accuracy[5] for m in result.models] == [(rank < 5).mean() for rank in ranks]
+
+
+@pytest.mark.parametrize("weight", [None, W])
+@pytest.mark.parametrize("kind", ["logits", "warm", "float32", "log_probs", "probs", "normalize", "many classes"])
+def test_reliability_is_that_of_score_cards(kind, weight):
+    a, b, y, options = OLD.copy(), 3 * NEW, Y, {}
+    a[5], a[6], b[7] = 1e30 * a[5], 1e5 * a[6], [-math.inf] * (C - 1) + [0.0]
+    if kind == "warm":
+        options = {"temperature": 3.0}
+    elif kind == "float32":
+        a, b = a.astype("f4"), b.astype("f4")
+    elif kind == "many classes":
+        y, weight = Y[:300], None if weight is None else weight[:300]
+        a, b = (np.concatenate([z[:300], RNG.normal(size=(300, 70)) - 1], axis=1) for z in (a, b))
+        b[9, 7:] += 60.0  # far from the label
+    elif kind != "logits":
+        make = fastxent.log_softmax if kind == "log_probs" else fastxent.softmax
+        a, b, options = make(a), make(b), {"kind": "log_probs" if kind == "log_probs" else "probs"}
+    if kind == "normalize":
+        a, b, options = a * 0.5, b / 3, options | {"normalize": True}
+    result = compare(a, b, y, sample_weight=weight, **options)
+    for z, model in zip((a, b), result.models):
+        card = fastxent.score(z, y, sample_weight=weight, **options)
+        bins = result.reliability[model.name]
+        assert bins.n.tolist() == card.reliability.n.tolist()
+        for found, want in zip(bins, card.reliability):
+            np.testing.assert_allclose(found, want, rtol=2e-7 if kind == "float32" else 2e-12)
+        assert model.top_k_accuracy == pytest.approx(card.top_k_accuracy, rel=1e-14)
+        assert model.ece == pytest.approx(card.ece, rel=1e-6 if kind == "float32" else 1e-11)
 
 
 def test_distributions_give_what_needs_no_label():

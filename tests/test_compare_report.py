@@ -33,7 +33,7 @@ def test_the_report_holds_everything_in_a_real_browser(tmp_path, monkeypatch, ca
     assert main(command) == 0
     page = (tmp_path / "r.html").read_text()
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {
-        f"{x}.{y}" for x in ("models", "class") for y in ("png", "svg")
+        f"{x}.{y}" for x in ("models", "reliability", "class") for y in ("png", "svg")
     }
     assert "&lt;i&gt;old&lt;/i&gt;" in page
     assert "<i>old" not in page
@@ -93,5 +93,24 @@ def test_tables_become_data_frames(three):
     assert len(frame("rows")) == 3 * 2 * 3
     with pytest.raises(ValueError, match=r"^table: 'by' needs rows that were compared with by="):
         compare(OLD, NEW, Y).to_frame("by")
+    shown = frame("reliability")
+    assert [row["n"] for row in shown] == [n for bins in three.reliability.values() for n in bins.n.tolist()]
+    with pytest.raises(ValueError, match=r"^table: 'bootstrap' needs rows that were compared with bootstrap="):
+        three.to_frame("bootstrap")
     with pytest.raises(ValueError, match=r"^table: 'x' is not one of 'models'"):
         three.to_frame("x")
+
+
+def test_reliability_of_all_models_in_one_plot(three):
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    axes = figure.subplots()
+    assert three.plot_reliability(axes) is axes
+    lines = {line.get_label().strip(): line for line in axes.get_lines()}
+    assert [text.get_text() for text in axes.get_legend().get_texts()][-1] == three.against_best()[0].b
+    for name in NAMES:
+        bins = three.reliability[name]
+        here = bins.n > 0
+        assert lines[name].get_xdata().tolist() == bins.confidence[here].tolist()
+        assert lines[name].get_ydata().tolist() == bins.accuracy[here].tolist()
+    with pytest.raises(ValueError, match="^plot_reliability: needs targets that are class indices"):
+        compare(OLD, NEW, np.full((N, C), 1 / C)).plot_reliability()

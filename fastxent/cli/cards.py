@@ -177,8 +177,13 @@ def _spreads(bootstrap: "Bootstrap") -> Table:
     table = new_table(f"{bootstrap.n:,} replicates", "std err", "2.5 %", "97.5 %")
     for name, figure in bootstrap.figures.items():
         shown = f"{figure.se:.2g}", f"{figure.low:.6g}", f"{figure.high:.6g}"
-        table.add_row(_NAMES.get(name, name.replace("_", " ").replace("top ", "top-")), *shown)
+        table.add_row(name_of(name), *shown)
     return table
+
+
+def name_of(figure: str) -> str:
+    """What a figure of a bootstrap is called."""
+    return _NAMES.get(figure, figure.replace("_", " ").replace("top ", "top-"))
 
 
 _NAMES = {

@@ -7,10 +7,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from fastxent.cli.cards import figure_lines, new_table
+from fastxent.cli.cards import figure_lines, name_of, new_table
 
 if TYPE_CHECKING:
-    from fastxent.comparing.result import Comparison, DecidingRow, DifferenceTable, PairComparison
+    from fastxent.comparing.result import Comparison, DecidingRow, DifferenceTable, PairBootstrap, PairComparison
 
 MOST_GROUPS = 10
 MOST_DECIDING = 5
@@ -34,6 +34,8 @@ def comparison_card(comparison: "Comparison", title: str, footer: str) -> Group:
         note = f"Differences are from {best[0].b}; p-values are adjusted for all {len(comparison.pairs)} pairs (Holm)."
         parts += [Text(note, "dim")]
     parts += ["", Text(f"{pair.a} against {pair.b}", "bold"), _pair(comparison, pair)]
+    if pair.bootstrap is not None:
+        parts += ["", _drawn(pair.bootstrap)]
     for name, table in (("class", pair.classes), ("group", pair.by)):
         if table is not None and len(table.value) > 1:
             parts += ["", *_groups(name, table, comparison.n_clusters is not None)]
@@ -56,15 +58,17 @@ def _what(comparison: "Comparison") -> Text:
 
 def _models(comparison: "Comparison") -> Table:
     several = len(comparison.models) > 2
-    table = new_table("model", "rank", "NLL", "accuracy", *(("difference", "std err", "p") if several else ()))
+    hard = comparison.reliability is not None
+    shown = "rank", "NLL", *(("accuracy", "ECE") if hard else ()), *(("difference", "std err", "p") if several else ())
+    table = new_table("model", *shown)
     against = {pair.a: pair for pair in comparison.against_best()}
     for model in sorted(comparison.models, key=lambda model: model.rank):
-        accuracy = "" if model.accuracy is None else f"{model.accuracy:.2%}"
+        shares = [f"{model.accuracy:.2%}", f"{model.ece:.4f}"] if hard else []
         more = [""] * 3 if several else []
         if several and model.name in against:
             pair = against[model.name]
             more = [f"{pair.nll.value:+.6f}", f"{pair.nll.se:.2g}", f"{pair.p_holm:.2g}"]
-        table.add_row(model.name, str(model.rank), f"{model.nll:.6f}", accuracy, *more)
+        table.add_row(model.name, str(model.rank), f"{model.nll:.6f}", *shares, *more)
     return table
 
 
@@ -88,6 +92,15 @@ def _pair(comparison: "Comparison", pair: "PairComparison") -> Table:
         ]
     rows.append(("rows won", pair.won_by_a, ".2%", f"{pair.b} {pair.won_by_b:.2%}{ties}"))
     return figure_lines(rows)
+
+
+def _drawn(bootstrap: "PairBootstrap") -> Table:
+    """The differences, and how they vary over the replicates."""
+    table = new_table(f"{bootstrap.n:,} replicates", "difference", "std err", "2.5 %", "97.5 %")
+    for name, x in bootstrap.figures.items():
+        form = ".6g" if name == "perplexity_ratio" else "+.6g"
+        table.add_row(name_of(name), format(x.value, form), f"{x.se:.2g}", format(x.low, form), format(x.high, form))
+    return table
 
 
 def _groups(name: str, table: "DifferenceTable", clustered: bool) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from fastxent.cli.options import HOW, SHOW, WHAT, Invalid, JsonOption, Kind, PlotsOption, ReportOption, option
-from fastxent.cli.terminal import progress, refuse_bad_path, write_json
+from fastxent.cli.terminal import progress, refuse_bad_path, whole_numbers, write_json
 
 T = TypeVar("T")
 _EACH = "; once, or once for each model."
@@ -52,7 +52,13 @@ def compare(
         Invalid,
         option("Rows with a NaN: raise an error, or count and leave out.", HOW, show_default=True, metavar="DO"),
     ] = Invalid.stop,
+    top_k: Annotated[str, option("Accuracies to count.", SHOW, show_default=True, metavar="K,K")] = "1,5",
+    bins: Annotated[int, option("Bins of the calibration.", SHOW, show_default=True)] = 15,
     worst: Annotated[int, option("Rows that decide to keep, of each side.", SHOW, show_default=True)] = 20,
+    bootstrap: Annotated[
+        int, option("Replicates of a bootstrap, for intervals of the differences: 2000, say.", SHOW, metavar="N")
+    ] = 0,
+    seed: Annotated[int, option("Decides what they draw.", SHOW, show_default=True)] = 0,
     json: JsonOption = None,
     report: ReportOption = None,
     plots: PlotsOption = None,
@@ -91,8 +97,12 @@ def compare(
         "normalize": normalize,
         "eps": eps,
         "sum_tol": sum_tol,
+        "top_k": whole_numbers(top_k, "--top-k"),
+        "bins": bins,
         "worst": worst,
         "invalid": invalid.value,
+        "bootstrap": bootstrap,
+        "seed": seed,
     }
     output = Output(context.obj, dict.fromkeys(files), report, plots)
     rows, n_bytes, begin = 0, 0, time.perf_counter()

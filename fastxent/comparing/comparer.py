@@ -23,7 +23,8 @@ from fastxent.comparing.state import Options, State
 from fastxent.interrupts import interrupts_held
 from fastxent.options import as_whole
 from fastxent.scoring.groups import as_groups
-from fastxent.scoring.scorer import as_names
+from fastxent.scoring.scorer import as_names, joined
+from fastxent.scoring.state import Options as ScoreOptions
 from fastxent.threads import limited
 
 __all__ = [
@@ -55,8 +56,12 @@ def compare(
     normalize: bool = False,
     sum_tol: float = 1e-3,
     temperature: "float | Sequence[float]" = 1.0,
+    top_k: "int | tuple[int, ...]" = (1, 5),
+    bins: int = 15,
     worst: int = 20,
     invalid: str = "raise",
+    bootstrap: int = 0,
+    seed: int = 0,
     axis: int = -1,
     threads: int | None = None,
 ) -> Comparison:
@@ -90,10 +95,20 @@ def compare(
         For probabilities, as in `log_loss`.
     temperature : float or one a model
         Divides logits.
+    top_k : int or tuple of int
+        For which k to give top-k accuracy.
+    bins : int
+        Bins of confidence for the expected calibration error.
     worst : int
         How many rows to list that decide for each model of a pair.
     invalid : {"raise", "count"}
         What to do about rows of logits for which a model's loss is NaN: refuse them, or count them and leave them out.
+    bootstrap : int
+        Replicates of a Poisson bootstrap, 2000 for example, for standard errors and intervals of differences of
+        accuracies and calibration errors and of the ratio of perplexities. A replicate has the same rows for all
+        models; with clusters, all rows of one equally often.
+    seed : int
+        Of the bootstrap: what is drawn is a function of it, the replicate, and the row's position or cluster.
     axis : int
         The class axis.
     threads : int, optional
@@ -137,8 +152,12 @@ def compare(
         normalize=normalize,
         sum_tol=sum_tol,
         temperature=temperature,
+        top_k=top_k,
+        bins=bins,
         worst=worst,
         invalid=invalid,
+        bootstrap=bootstrap,
+        seed=seed,
         axis=axis,
         threads=threads,
     )
@@ -174,7 +193,9 @@ class Comparer:
     ----------
     n_models : int
         How many models there are: two or more.
-    kind, names, ignore_index, eps, normalize, sum_tol, temperature, worst, invalid, axis, threads
+    kind, names, ignore_index, eps, normalize, sum_tol, temperature, top_k, bins, worst, invalid, bootstrap, seed
+        As in `compare`.
+    axis, threads
         As in `compare`.
 
     Raises
@@ -204,8 +225,12 @@ class Comparer:
         normalize: bool = False,
         sum_tol: float = 1e-3,
         temperature: "float | Sequence[float]" = 1.0,
+        top_k: "int | tuple[int, ...]" = (1, 5),
+        bins: int = 15,
         worst: int = 20,
         invalid: str = "raise",
+        bootstrap: int = 0,
+        seed: int = 0,
         axis: int = -1,
         threads: int | None = None,
     ) -> None:
@@ -217,24 +242,26 @@ class Comparer:
                 raise ValueError(f"{name}: {len(values)} values for {n} models; need one, or one a model")
         for k in kinds:
             checks.as_kind(k)
-        has_ignore, index = checks.as_ignore_index(ignore_index)
-        eps, normalize, sum_tol = checks.as_log_loss_options(eps, normalize, sum_tol)
-        if invalid not in ("raise", "count"):
-            raise ValueError(f"invalid: {invalid!r} is not one of 'raise', 'count'")
-        self._options = Options(
-            names=_model_names(names, n),
-            kind=tuple(kinds),
-            ignore_index=index if has_ignore else None,
+        for_all = ScoreOptions.checked(
+            kind=kinds[0],
+            ignore_index=ignore_index,
             eps=eps,
             normalize=normalize,
             sum_tol=sum_tol,
-            temperature=tuple(checks.as_temperature(t) for t in temperatures),
-            worst=as_whole(worst, "worst", 0, 1_000_000),
+            temperature=1.0,
+            top_k=top_k,
+            bins=bins,
+            worst=worst,
             invalid=invalid,
+            bootstrap=bootstrap,
+            seed=seed,
         )
+        each = {"kind": tuple(kinds), "temperature": tuple(checks.as_temperature(t) for t in temperatures)}
+        self._options = Options(names=_model_names(names, n), **vars(for_all) | each)
         self._axis, self._threads = axis, threads
         self._state: State | None = None
         self._next = 0
+        self._claimed: dict[str, list[tuple[int, int]]] = {}  # rows whose positions decided what was drawn
 
     def update(
         self,
@@ -253,7 +280,8 @@ class Comparer:
         predictions, target, ids, sample_weight
             As in `compare`.
         start : int, optional
-            The position of the first of these rows in the whole, for their ids. By default rows are counted on.
+            The position of the first of these rows in the whole, for their ids and the bootstrap, which refuses rows
+            that were covered before. By default rows are counted on.
         by, cluster : array of integers or strings, shape (...), optional
             As in `compare`; like sample_weight in all updates or in none.
 
@@ -275,10 +303,13 @@ class Comparer:
         z = batches[0].predictions
         row_ids = as_names(ids, z.shape)
         groups = {name: as_groups(x, z.shape, name) for name, x in (("by", by), ("cluster", cluster)) if x is not None}
-        state = self._state_for(batches[0], tuple(groups))
+        state, claimed = self._state_for(batches[0], tuple(groups)), {}
+        if self._options.bootstrap and cluster is None and z.n_rows:
+            claimed = joined(self._claimed, {"": [(first, first + z.n_rows)]}, "start")
         with limited(self._threads), interrupts_held() as pause:
             add_batches(state, self._options, batches, row_ids, first, groups, pause)
             self._state, self._next = state, first + z.n_rows
+            self._claimed.update(claimed)
         return self
 
     def merge(self, other: "Comparer") -> "Comparer":
@@ -297,7 +328,7 @@ class Comparer:
         Raises
         ------
         ValueError
-            Where the models, options, classes or kinds of target differ.
+            Where the models, options, classes or kinds of target differ, or both cover rows of a bootstrap.
         """
         if not isinstance(other, Comparer):
             raise TypeError(f"other: {type(other).__name__} is not a Comparer")
@@ -308,12 +339,14 @@ class Comparer:
                 raise ValueError(f"other: has {name}={getattr(other._options, name)!r}, this comparison {mine!r}")
         if other._state is not None:
             self._refuse_other(other._state.facts(), "other: ")
+        claimed = joined(self._claimed, other._claimed, "other")
         with interrupts_held():
             if other._state is not None:
                 state = self._state if self._state is not None else other._state.twin()
                 state.merge(other._state)
                 self._state = state
             self._next = max(self._next, other._next)
+            self._claimed.update(claimed)
         return self
 
     def result(self) -> Comparison:

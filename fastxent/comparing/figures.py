@@ -6,6 +6,7 @@ Sums, square roots and divisions are rounded the same way on every machine; p-va
 import dataclasses
 import math
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -16,11 +17,14 @@ from fastxent.comparing.result import (
     DifferenceTable,
     Model,
     Outcomes,
+    PairBootstrap,
     PairComparison,
 )
 from fastxent.comparing.state import CROSSED, Groups, Pair, State
 from fastxent.kernels import differences as kernels
+from fastxent.kernels.batch import exp_scalar
 from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_add_block, exact_sum_fraction, exact_sum_value
+from fastxent.scoring.bootstrap import intervals
 from fastxent.scoring.figures import square_root
 
 LEVEL = 0.95
@@ -31,7 +35,12 @@ def summarise(state: State) -> Comparison:
     names = state.options.names
     any_pair = next(iter(state.pairs.values()))
     weight = float(exact_sum_value(any_pair.sums[kernels.S])) if state.weighted else float(state.n)
+    models = _models(state, names, weight)
     pairs = [_pair(state, pair, names[i], names[j], weight) for (i, j), pair in state.pairs.items()]
+    drawn = [intervals(replicates, _drawn(model)) for replicates, model in zip(state.replicates, models)]
+    if drawn:
+        both = (PairBootstrap.between(drawn[i], drawn[j]) for i, j in state.pairs)
+        pairs = [dataclasses.replace(pair, bootstrap=one) for pair, one in zip(pairs, both)]
     adjusted = holm([pair.nll.p_value for pair in pairs])
     clusters = [_has_weight(state, pair).sum() for pair in state.pairs.values() if "cluster" in state.names]
     return Comparison(
@@ -43,10 +52,17 @@ def summarise(state: State) -> Comparison:
         invalid=state.invalid,
         weight=weight,
         n_clusters=int(clusters[0]) if clusters else None,
-        models=_models(state, names, weight),
+        models=models,
         pairs=tuple(_with_holm(pair, p) for pair, p in zip(pairs, adjusted)),
         options={k: list(v) if isinstance(v, tuple) else v for k, v in vars(state.options).items()},
+        reliability=dict(zip(names, (bins.reliability() for bins in state.bins))) if state.bins else None,
     )
+
+
+def _drawn(model: Model) -> dict[str, Any]:
+    """The figures that replicates have."""
+    figures = {"nll": model.nll, "perplexity": float(exp_scalar(model.nll)), "top_k_accuracy": model.top_k_accuracy}
+    return figures | ({} if model.accuracy is None else {"accuracy": model.accuracy, "ece": model.ece})
 
 
 def holm(p_values: list[float]) -> list[float]:
@@ -78,10 +94,11 @@ def _models(state: State, names: tuple[str, ...], weight: float) -> tuple[Model,
             right = float(counts[1 if first else 2] + counts[3])
         accuracy.append(_ratio(right, weight))
     keys = [(math.isnan(x), x) for x in nll]  # a NaN ranks last
-    return tuple(
-        Model(name, 1 + sum(other < key for other in keys), x, right if state.hard else None)
-        for name, key, x, right in zip(names, keys, nll, accuracy)
-    )
+    ranks = [1 + sum(other < key for other in keys) for key in keys]
+    if not state.hard:
+        return tuple(Model(name, rank, x, None, None, None) for name, rank, x in zip(names, ranks, nll))
+    tops, errors = [bins.top_k_accuracy(weight) for bins in state.bins], [bins.ece() for bins in state.bins]
+    return tuple(map(Model, names, ranks, nll, accuracy, tops, errors))
 
 
 def _pair(state: State, pair: Pair, a: str, b: str, weight: float) -> PairComparison:

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastxent.comparing.result import Comparison, PairComparison
+    from fastxent.comparing.result import Comparison, Model, PairComparison
 
-TABLES = ("models", "pairs", "classes", "by", "rows")
+TABLES = ("models", "pairs", "classes", "by", "rows", "bootstrap", "reliability")
 
 
 def columns_of(comparison: "Comparison", table: str) -> dict[str, Any]:
@@ -13,9 +13,13 @@ def columns_of(comparison: "Comparison", table: str) -> dict[str, Any]:
     if table not in TABLES:
         raise ValueError(f"table: {table!r} is not one of {', '.join(map(repr, TABLES))}")
     if table == "models":
-        rows = [model._asdict() for model in comparison.models]
+        rows = [_model(model) for model in comparison.models]
     elif table == "pairs":
         rows = [_pair(pair) for pair in comparison.pairs]
+    elif table == "bootstrap":
+        rows = [row for pair in comparison.pairs for row in _drawn(pair)]
+    elif table == "reliability":
+        rows = _reliability(comparison)
     elif table == "rows":
         rows = [
             {"a": pair.a, "b": pair.b, "better": better, **row._asdict()}
@@ -36,6 +40,29 @@ def _pair(pair: "PairComparison") -> dict[str, Any]:
             figures = {"": x.value, "_se": x.se, "_low": x.interval[0], "_high": x.interval[1], "_p": x.p_value}
         row |= {f"{name}_difference{end}": value for end, value in figures.items()}
     return row | {"p_holm": pair.p_holm, "mcnemar_p": pair.mcnemar_p, **pair.outcomes._asdict()}
+
+
+def _model(model: "Model") -> dict[str, Any]:
+    row = model._asdict()
+    top_k: dict[int, float] = row.pop("top_k_accuracy") or {}
+    return row | {f"top_{k}_accuracy": value for k, value in top_k.items() if k > 1}
+
+
+def _drawn(pair: "PairComparison") -> list[dict[str, Any]]:
+    if pair.bootstrap is None:
+        raise ValueError("table: 'bootstrap' needs rows that were compared with bootstrap=")
+    figures = pair.bootstrap.figures.items()
+    return [{"a": pair.a, "b": pair.b, "figure": name, **interval._asdict()} for name, interval in figures]
+
+
+def _reliability(comparison: "Comparison") -> list[dict[str, Any]]:
+    if comparison.reliability is None:
+        raise ValueError("table: 'reliability' needs targets that are class indices")
+    return [
+        {"model": name, "low": low, "high": high, "n": n, "weight": weight, "accuracy": hits, "confidence": share}
+        for name, (edges, *columns) in comparison.reliability.items()
+        for low, high, n, weight, hits, share in zip(edges[:-1].tolist(), edges[1:].tolist(), *map(list, columns))
+    ]
 
 
 def _groups(pair: "PairComparison", table: str) -> list[dict[str, Any]]:

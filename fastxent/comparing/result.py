@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastxent.comparing.frames import columns_of
-from fastxent.report import notebook
+from fastxent.report import notebook, plots
+from fastxent.scoring.bootstrap import Bootstrap, Interval
 from fastxent.scoring.frames import frame
-from fastxent.scoring.result import bits_of, plain
+from fastxent.scoring.result import Reliability, bits_of, plain
 from fastxent.scoring.state import ARITHMETIC
 
 SCHEMA = "fastxent.compare/1"
@@ -76,7 +77,32 @@ class Model(NamedTuple):
     name: str
     rank: int  # by mean NLL: 1 is the lowest; the same for equal ones
     nll: float  # mean, nats
-    accuracy: float | None  # None for distributions
+    accuracy: float | None  # None for distributions, as the following
+    top_k_accuracy: dict[int, float] | None
+    ece: float | None  # expected calibration error, as `Score` has it
+
+
+class PairBootstrap(NamedTuple):
+    """Two models' figures in the replicates of one bootstrap, which have the same rows for both.
+
+    References
+    ----------
+    Efron, Tibshirani: An introduction to the bootstrap (1993), chapters 8 and 13: the percentile intervals of paired
+    samples. Field, Welsh: Bootstrapping clustered data, J. Royal Stat. Soc. B (2007): whole clusters are drawn.
+    """
+
+    n: int  # replicates
+    seed: int
+    figures: dict[
+        str, Interval
+    ]  # by name, a's minus b's: nll, perplexity, accuracy, ...; perplexity_ratio is a's by b's
+    of_a: Bootstrap
+    of_b: Bootstrap
+
+    @classmethod
+    def between(cls, a: Bootstrap, b: Bootstrap) -> "PairBootstrap":
+        """Of two models' own."""
+        return cls(a.n, a.seed, a.difference(b), a, b)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,6 +132,9 @@ class PairComparison:
         By group of rows.
     decide_for_a, decide_for_b : tuple of DecidingRow
         The rows with the largest |l_a - l_b| where a's loss is lower, and where b's is; ties by lower id.
+    bootstrap : PairBootstrap or None
+        With `bootstrap`: standard errors and 95 % intervals of the differences of NLL, accuracies and calibration
+        error, and of the perplexities' ratio.
     """
 
     a: str
@@ -119,6 +148,7 @@ class PairComparison:
     by: DifferenceTable | None
     decide_for_a: tuple[DecidingRow, ...]
     decide_for_b: tuple[DecidingRow, ...]
+    bootstrap: PairBootstrap | None = None
 
     @property
     def won_by_a(self) -> float:
@@ -149,6 +179,7 @@ class PairComparison:
             by=None if self.by is None else _swapped(self.by),
             decide_for_a=rows[0],
             decide_for_b=rows[1],
+            bootstrap=self.bootstrap and PairBootstrap.between(self.bootstrap.of_b, self.bootstrap.of_a),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -157,6 +188,8 @@ class PairComparison:
         for name in ("classes", "by"):
             if values[name] is not None:
                 values[name] = _table(values[name])
+        if self.bootstrap is not None:
+            values["bootstrap"] = {name: getattr(self.bootstrap, name) for name in ("n", "seed", "figures")}
         values |= {"won_by_a": self.won_by_a, "won_by_b": self.won_by_b}
         result: dict[str, Any] = plain(values)
         return result
@@ -223,6 +256,8 @@ class Comparison:
         Every two of them, in the order given.
     options : dict
         What was asked for.
+    reliability : dict of Reliability or None
+        Each model's rows by confidence, by the models' names; None for distributions.
     """
 
     kinds: tuple[str, ...]
@@ -236,6 +271,7 @@ class Comparison:
     models: tuple[Model, ...]
     pairs: tuple[PairComparison, ...]
     options: dict[str, Any]
+    reliability: dict[str, Reliability] | None = None
 
     def __eq__(self, other: object) -> bool:
         """Whether every figure has the same bits (NaN equals NaN)."""
@@ -296,7 +332,8 @@ class Comparison:
             "schema" ("fastxent.compare/1"), "arithmetic" (a number that changes when bits may), then the attributes
             under their names. Numbers that are not finite are the strings "nan", "inf" and "-inf". "models" and "pairs"
             are lists of dicts with those classes' attributes; a table of groups has lists, of at most 10,000 groups,
-            those that move the difference most, and "n_groups".
+            those that move the difference most, and "n_groups". A pair's "bootstrap": {"n", "seed", "figures": {name:
+            {"value", "se", "low", "high", "bias"}}}, or None. "reliability": {name: lists by bin}, or None.
 
         Examples
         --------
@@ -316,7 +353,7 @@ class Comparison:
         ----------
         table : str
             "models"; "pairs", a row for every two; "classes", "by" or "rows", of all pairs: where they differ, and the
-            rows that decide.
+            rows that decide; "bootstrap", a row for every figure of every two; "reliability", for every bin of a model.
         backend : {"pandas", "polars", "pyarrow"}, optional
             By default the first of them that was imported already, or that is installed.
 
@@ -339,6 +376,31 @@ class Comparison:
         [1, 2]
         """
         return frame(columns_of(self, table), backend)
+
+    def plot_reliability(self, ax: Any = None) -> Any:
+        """Draw every model's accuracy by confidence, the best model's in front, by Matplotlib.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to; by default those of a new figure of pyplot's.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        ValueError
+            For targets that are distributions.
+        ImportError
+            Where Matplotlib is missing.
+        """
+        if self.reliability is None:
+            raise ValueError("plot_reliability: needs targets that are class indices")
+        ax, worst_first = plots.axes_for(ax), sorted(self.models, key=lambda model: -model.rank)
+        plots.reliabilities(ax, {model.name: self.reliability[model.name] for model in worst_first})
+        return ax
 
     def _repr_html_(self) -> str:
         """What notebooks show."""

@@ -4,6 +4,7 @@ A thread makes every model's losses of a piece of rows, sees whether they are ri
 the state, while they are in its cache.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -16,6 +17,8 @@ from fastxent import checks
 from fastxent.checks import ABSENT, Batch
 from fastxent.comparing.state import NO_LABELS, NO_REALS, Options, Rows, State
 from fastxent.kernels import batch as kernels
+from fastxent.scoring.groups import numbered
+from fastxent.scoring.replicates import NO_POSITIONS
 from fastxent.slices import I64, row_slices, rows_cut
 from fastxent.threads import current_threads, side_by_side
 
@@ -23,7 +26,7 @@ SLICE_ROWS = 1 << 18  # of one model's losses: 2 MB
 PIECE_ROWS = 1 << 16  # that a thread makes, then adds up
 FEW_ROWS = 1 << 14  # a call of so few rows makes all their losses, then adds them to the state itself
 PIECE_BYTES = 1 << 20  # of predictions, which the second-level cache then holds for what looks at them again
-MARGIN = 1e-3  # how far a loss must be from where it would tell whether the label is the largest class
+MARGIN = 1e-3  # how far a loss must be below where it would tell that the label is the largest class
 
 Fault = tuple[int, int, int] | None  # the first row that is refused, the model, and why: -1 for a NaN
 
@@ -43,22 +46,26 @@ def add_batches(
     """
     z, hard = batches[0].predictions, batches[0].is_hard
     threads = max(1, min(current_threads(), z.array.size // kernels.SERIAL_ELEMENTS))
-    room = np.empty((2, len(batches), min(z.n_rows, SLICE_ROWS)))
+    room = np.empty((3, len(batches), min(z.n_rows, SLICE_ROWS)))
     parts: list[State] = []
     for low, high, views, t, s in _slices(batches):
         pause()
         n = high - low
-        made = Slice(options, batches, views, t, room[0, :, :n], room[1, :, : n if hard else 0])
+        of_labels = room[1:, :, : n if hard else 0]
+        made = Slice(options, batches, views, t, room[0, :, :n], of_labels[0], of_labels[1])
         given = s, (NO_LABELS if ids is None else ids[low:high]), first_id + low
         named = {name: x[low:high] for name, x in groups.items()}
+        drawn = s, first_id + low, _positions(named["cluster"]) if "cluster" in named else NO_POSITIONS
         cuts = list(pairwise(n * k // threads for k in range(threads + 1)))
         if n == z.n_rows <= FEW_ROWS:  # nothing can fail after its losses have been made
             made.raise_first(side_by_side([partial(made.make, *cut) for cut in cuts]), low)
             state.add(*made.kept(state, *given, named, 0, n))
+            made.draw(state, *drawn)
             return
         parts = parts or [state.twin() for _ in range(threads)]
         work = [partial(made.add_to, part, *given, named, *cut) for part, cut in zip(parts, cuts)]
         made.raise_first(side_by_side(work), low)
+        made.draw(parts[0], *drawn)
     for part in parts:
         state.merge(part)
 
@@ -77,7 +84,7 @@ def _slices(batches: Sequence[Batch]) -> Iterator[tuple[int, int, list[np.ndarra
 
 
 class Slice:
-    """Some rows of every model, their losses, and whether each is right; both float64[models, rows].
+    """Some rows of every model: their losses, confidences and labels' ranks, float64[models, rows].
 
     Parameters
     ----------
@@ -87,8 +94,8 @@ class Slice:
         Each model's predictions.
     t : array
         Class indices or distributions.
-    losses, hits : arrays
-        To be filled; of distributions hits has no columns.
+    losses, confidences, ranks : arrays
+        To be filled; of distributions the latter have no columns.
     """
 
     def __init__(
@@ -98,31 +105,32 @@ class Slice:
         views: list[np.ndarray],
         t: np.ndarray,
         losses: np.ndarray,
-        hits: np.ndarray,
+        confidences: np.ndarray,
+        ranks: np.ndarray,
     ) -> None:
-        self._options, self._batches, self._losses, self._hits = options, batches, losses, hits
+        self._options, self._batches = options, batches
+        self._losses, self._confidences, self._ranks = losses, confidences, ranks
         self._hard = batches[0].is_hard
         self._labels = t if self._hard else NO_LABELS
         places = range(len(batches))
-        self._calls = [_loss_call(options, k, batches[k], views[k], t) for k in places]
-        self._seers = [_hit_call(options, k, views[k], t, losses[k]) for k in places] if self._hard else []
+        self._calls = [_calls(options, k, batches[k], views[k], t, losses, confidences, ranks) for k in places]
         self._step = max(1, PIECE_BYTES // (views[0].shape[2] * views[0].itemsize))
 
     def make(self, low: int, high: int) -> Fault:
-        """Make losses and hits of rows low .. high - 1, up to a row that is refused."""
+        """Make the figures of rows low .. high - 1, up to a row that is refused."""
         refuse_nan = self._options.invalid == "raise"
         for start in range(low, high, self._step):
             stop = min(start + self._step, high)
             faults = []
-            for k, call in enumerate(self._calls):
+            for k, (lose, stand) in enumerate(self._calls):
                 losses = self._losses[k]
-                row, reason = call.run_serial(start, stop, losses)[:2]
+                row, reason = lose.run_serial(start, stop, losses)[:2]
                 if not reason and refuse_nan and math.isnan(losses[start:stop].min()):
                     row, reason = start + int(np.isnan(losses[start:stop]).argmax()), -1
                 if reason:
                     faults.append((row, k, reason))
-                elif self._hard:
-                    self._seers[k].run_serial(start, stop, self._hits[k])
+                elif stand is not None:
+                    stand.run_serial(start, stop)
             if faults:
                 return min(faults)
         return None
@@ -159,20 +167,36 @@ class Slice:
         """What is to be added of rows low .. high - 1; how many are ignored, and invalid."""
         cut = slice(low, high)
         groups = {name: x[cut] for name, x in groups.items()}
-        rows = Rows(
-            self._losses[:, cut], self._hits[:, cut], weights[cut], self._labels[cut], ids[cut], first_id + low, groups
-        )
-        there, index = np.ones(high - low, np.bool_), self._options.ignore_index
-        if index is not None:
-            there = rows.labels != index
-        ignored = invalid = 0
-        if index is not None or self._options.invalid == "count":
-            ignored = there.size - int(np.count_nonzero(there))
-            nan = np.isnan(rows.losses).any(0)  # an ignored row's losses are 0
-            invalid = int(np.count_nonzero(nan))
-            if ignored + invalid:
-                rows = _taken(rows, np.flatnonzero(there & ~nan))
+        losses, confidences, ranks = (x[:, cut] for x in (self._losses, self._confidences, self._ranks))
+        beside = weights[cut], self._labels[cut], ids[cut], first_id + low, groups
+        rows = Rows(losses, confidences, ranks, *beside)
+        there, ignored, invalid = self._there(low, high)
+        if ignored + invalid:
+            rows = _taken(rows, np.flatnonzero(there))
         return rows._replace(codes=part.codes(rows.codes, rows.labels)), ignored, invalid
+
+    def _there(self, low: int, high: int) -> tuple[np.ndarray, int, int]:
+        """Which of rows low .. high - 1 count; how many are ignored, and invalid."""
+        there, index = np.ones(high - low, np.bool_), self._options.ignore_index
+        if index is None and self._options.invalid != "count":
+            return there, 0, 0
+        if index is not None:
+            there = self._labels[low:high] != index
+        nan = np.isnan(self._losses[:, low:high]).any(0)  # an ignored row's losses are 0
+        return there & ~nan, there.size - int(np.count_nonzero(there)), int(np.count_nonzero(nan))
+
+    def draw(self, part: State, weights: np.ndarray, first_row: int, positions: np.ndarray) -> None:
+        """Add all rows to the replicates of a state, if it has some: every model's with the same counts."""
+        n = self._losses.shape[1]
+        out = ~self._there(0, n)[0] if part.replicates else None
+        for k, replicates in enumerate(part.replicates):
+            none, rank = np.zeros(n), np.zeros(n, np.int64)
+            if self._hard:
+                rank[:] = self._ranks[k]
+            rank[out] = -1
+            confidences = self._confidences[k] if self._hard else none
+            rows = kernels.ScoreRows(self._losses[k], none, confidences, none, rank, rank)
+            replicates.add(rows, weights, first_row, positions)
 
     def raise_first(self, faults: list[Fault], first: int) -> None:
         """Raise for the first row that was refused, if any, of rows that begin with row ``first`` of the whole."""
@@ -207,16 +231,38 @@ def _loss_call(options: Options, k: int, batch: Batch, z: np.ndarray, t: np.ndar
     return call
 
 
-def _hit_call(options: Options, k: int, z: np.ndarray, t: np.ndarray, losses: np.ndarray) -> kernels.Call:
-    """What sees a model's hits. Beyond some losses there is no need to look: more than half of the probability is the
-    label's, or less than one C-th.
-    """
-    kind, tol = options.kind[k], 0.0 if options.normalize else options.sum_tol
-    if kind == "log_probs":  # which need not sum to 1
-        return kernels.label_hits(z, t, losses, -math.inf, math.inf)
-    most, least = (1.0, 1.0) if kind == "logits" else (1.0 + tol, 1.0 - tol)  # what a row's probabilities sum to
-    sure_miss = math.log(z.shape[2] / least) + MARGIN if least > 0.0 else math.inf
-    return kernels.label_hits(z, t, losses, math.log(2.0 / most) - MARGIN, sure_miss)
+def _calls(
+    options: Options,
+    k: int,
+    batch: Batch,
+    z: np.ndarray,
+    t: np.ndarray,
+    losses: np.ndarray,
+    confidences: np.ndarray,
+    ranks: np.ndarray,
+) -> tuple[kernels.Call, kernels.Call | None]:
+    """What makes a model's losses; then what makes confidences and ranks, unless the first does."""
+    if not batch.is_hard:
+        return _loss_call(options, k, batch, z, t), None
+    kind, temperature, to = options.kind[k], options.temperature[k], (ranks[k], confidences[k])
+    ignore = batch.has_ignore, batch.ignore_index
+    if kind == "logits" and z.shape[2] <= kernels.TILE_CLASSES:
+        return kernels.loss_standings(z, t, *to, *ignore, temperature), None
+    # More than half of the probability is the label's where a row of logits has a loss below ln 2: no need to look.
+    sure_hit = math.log(2.0) - MARGIN if kind == "logits" else -math.inf
+    more = *ignore, options.normalize and kind == "probs", temperature, sure_hit
+    stand = kernels.label_standings(checks.KINDS.index(kind), z, t, losses[k], *to, *more)
+    return _loss_call(options, k, batch, z, t), stand
+
+
+def _positions(clusters: np.ndarray) -> np.ndarray:
+    """A number for each row, its cluster's, by which a replicate draws: an integer itself, or a hash of a string."""
+    if clusters.dtype.kind == "i":
+        return clusters
+    codes, firsts, _ = numbered(clusters, clusters.size)
+    names = [name.encode("utf-8", "surrogatepass") for name in clusters[firsts].tolist()]
+    digests = b"".join(hashlib.blake2b(name, digest_size=8).digest() for name in names)
+    return np.frombuffer(digests, "<i8").astype(np.int64)[codes]
 
 
 def _taken(rows: Rows, kept: np.ndarray) -> Rows:
@@ -227,4 +273,5 @@ def _taken(rows: Rows, kept: np.ndarray) -> Rows:
 
     ids = rows.ids if rows.ids.size else rows.first_id + np.arange(rows.losses.shape[1])
     codes = {name: take(codes) for name, codes in rows.codes.items()}
-    return Rows(take(rows.losses), take(rows.hits), take(rows.weights), take(rows.labels), take(ids), 0, codes)
+    losses, confidences, ranks = (take(x) for x in (rows.losses, rows.confidences, rows.ranks))
+    return Rows(losses, confidences, ranks, take(rows.weights), take(rows.labels), take(ids), 0, codes)

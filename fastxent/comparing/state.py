@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastxent.comparing.calibration import Bins
 from fastxent.kernels import differences as kernels
 from fastxent.kernels.exactsum import COMPACT_SIZE, STATE_SIZE, exact_sum_merge
 from fastxent.kernels.groups import BLOCK, SPILL_USED, group_values
 from fastxent.scoring.groups import numbered
+from fastxent.scoring.replicates import Replicates
 
 MOST_GROUPS, MOST_CLUSTERS = 100_000, 10_000_000
 
@@ -34,13 +36,18 @@ class Options:
     temperature: tuple[float, ...]
     worst: int
     invalid: str
+    top_k: tuple[int, ...]
+    bins: int
+    bootstrap: int
+    seed: int
 
 
 class Rows(NamedTuple):
     """Rows that are kept, and what is known of them. K models."""
 
     losses: np.ndarray  # float64[K, n]
-    hits: np.ndarray  # float64[K, n], whether the label is the largest class; float64[K, 0] for distributions
+    confidences: np.ndarray  # float64[K, n]; float64[K, 0] for distributions, as the following
+    ranks: np.ndarray  # float64[K, n], the label's: 0 where it is the first largest class
     weights: np.ndarray  # float64[n], or NO_REALS
     labels: np.ndarray  # int64[n], or NO_LABELS for distributions
     ids: np.ndarray  # int64[n], or NO_LABELS for first_id + i
@@ -69,7 +76,7 @@ class Groups:
         self.n_groups = max(n_groups, self.n_groups)
 
     def add(self, codes: np.ndarray, pair: tuple[np.ndarray, ...], weights: np.ndarray, n: int) -> None:
-        """Add n rows of a pair's losses and hits."""
+        """Add n rows of a pair's losses and ranks."""
         start = 0
         while start < n:
             self._reserve(BLOCK * len(self._slots))
@@ -138,6 +145,10 @@ class State:
         clusters, CROSSED's, whose groups are rows of one cluster and one entry of a table: (cluster, entry).
     pairs : dict
         By the models' positions.
+    bins : list of Bins
+        Of each model; none for distributions.
+    replicates : list of Replicates
+        The bootstrap's sums of each model, where there is one.
     """
 
     def __init__(
@@ -150,7 +161,12 @@ class State:
         crossed = [CROSSED[table] for table in tables if "cluster" in partitions]
         self.names: dict[str, dict[Any, int]] = {name: {} for name in (*partitions, *crossed)}
         kind = n_classes if hard else 1, weighted, options.worst, tuple(self.names)
-        self.pairs = {places: Pair(*kind) for places in combinations(range(len(options.names)), 2)}
+        models = range(len(options.names))
+        self.pairs = {places: Pair(*kind) for places in combinations(models, 2)}
+        top_k, n_bins = (options.top_k, options.bins) if hard else ((), 1)
+        self.bins = [Bins(n_bins, top_k, weighted) for _ in models if hard]
+        drawn = options.bootstrap, options.seed, top_k, n_bins, weighted
+        self.replicates = [Replicates(*drawn) for _ in models if options.bootstrap and n_classes]
 
     def facts(self) -> dict[str, Any]:
         """What kind of rows it is for."""
@@ -193,8 +209,10 @@ class State:
         n = rows.losses.shape[1]
         self.n, self.ignored, self.invalid = self.n + n, self.ignored + ignored, self.invalid + invalid
         self.positive += int(np.count_nonzero(rows.weights)) if self.weighted else n
+        for bins, confidences, ranks in zip(self.bins, rows.confidences, rows.ranks):
+            bins.add(confidences, ranks, rows.weights)
         for (i, j), pair in self.pairs.items():
-            given = rows.losses[i], rows.losses[j], rows.hits[i], rows.hits[j]
+            given = rows.losses[i], rows.losses[j], rows.ranks[i], rows.ranks[j]
             pair.add(rows, given, n)
             for name, codes in rows.codes.items():
                 pair.groups[name].grow(len(self.names[name]))
@@ -207,6 +225,10 @@ class State:
             for name in mapped:
                 pair.groups[name].grow(len(self.names[name]))
             pair.merge(other.pairs[places], mapped)
+        for bins, more in zip(self.bins, other.bins):
+            bins.merge(more)
+        for replicates, drawn in zip(self.replicates, other.replicates):
+            replicates.merge(drawn)
         for count in ("n", "ignored", "invalid", "positive"):
             setattr(self, count, getattr(self, count) + getattr(other, count))
 

@@ -110,10 +110,11 @@ class Calibration:
 
     def plot_reliability(self, ax: Any = None) -> Any:
         """Draw accuracy by confidence, before and after, by Matplotlib; see `Score.plot_reliability`."""
-        if self.ece is None:
+        before, after = self.before.reliability, self.after.reliability
+        if before is None or after is None:
             raise ValueError("plot_reliability: needs targets that are class indices")
         ax = plots.axes_for(ax)
-        plots.reliabilities(ax, {"before": self.before, "after": self.after})
+        plots.reliabilities(ax, {"before": before, "after": after})
         return ax
 
     def _repr_html_(self) -> str:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import typeof, types
 
-from fastxent.kernels import brier, cards, chunks, distributions, elementary, focal, hits
+from fastxent.kernels import brier, cards, chunks, distributions, elementary, focal, standings
 from fastxent.kernels import temperature as tempering
 from fastxent.kernels.blocks import (  # noqa: F401  (the reasons are this module's, to its callers)
     CARD,
@@ -337,12 +337,27 @@ def hard_brier(probs, labels, s, sum_tol):
     return Call(chunk, probs, probs, options, probs.size, labels, s)
 
 
-def label_hits(z, labels, losses, sure_hit, sure_miss):
-    """1.0 where the label is the first largest class, of rows whose losses tell unless they are between the two."""
-    integers, reals = settings(z.shape[2])
-    reals = reals.copy()
-    reals[hits.SURE_HIT], reals[hits.SURE_MISS] = sure_hit, sure_miss
-    return Call(hits.hits, z, z, (integers, reals), z.size, labels, losses)
+def label_standings(
+    kind, z, labels, losses, ranks, confidences, has_ignore, ignore_index, normalize, temperature, sure_hit
+):
+    """Of rows with losses the ranks and confidences (float64[n_rows]); a loss below ``sure_hit`` says that it is 0."""
+    options = settings(z.shape[2], has_ignore, ignore_index, temperature, 0.0, normalize, kind)
+    few = z.shape[2] <= TILE_CLASSES and not normalize
+    chunk = standings.standings_tiles if few else standings.standings
+    return _standings(chunk, wide_enough(z, temperature), options, labels, losses, ranks, confidences, sure_hit)
+
+
+def loss_standings(z, labels, ranks, confidences, has_ignore, ignore_index, temperature):
+    """Those of hard_cross_entropy's losses, to ``out``, of logits of at most TILE_CLASSES classes."""
+    options = settings(z.shape[2], has_ignore, ignore_index, temperature)
+    chunk, z = standings.loss_standings_tiles, wide_enough(z, temperature)
+    return _standings(chunk, z, options, labels, _NO_REALS, ranks, confidences, 0.0)
+
+
+def _standings(chunk, z, options, labels, losses, ranks, confidences, sure_hit):
+    integers, reals = (option.copy() for option in options)
+    integers[CARD : CARD + 2], reals[standings.SURE_HIT] = (ranks.ctypes.data, confidences.ctypes.data), sure_hit
+    return Call(chunk, z, z, (integers, reals), z.size, labels, losses)
 
 
 def binary_cross_entropy(logits, target, s, pos_weight):

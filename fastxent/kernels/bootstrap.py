@@ -61,7 +61,7 @@ def _field(k):
 
 
 @compiled
-def prepare(level, rows, weights, hard, n_bins, tops, first_row, pairs, columns, gaps, places, n_counted):
+def prepare(level, rows, weights, hard, n_bins, tops, first_row, positions, pairs, columns, gaps, places, n_counted):
     """The figures of one level of some rows, in pairs: (pairs with any, the next level that occurs or NO_LEVEL).
 
     Parameters
@@ -72,6 +72,7 @@ def prepare(level, rows, weights, hard, n_bins, tops, first_row, pairs, columns,
     hard : whether ranks tell hits
     n_bins, tops : the bins of confidence; int64[K], the k of top-k accuracy, with 1
     first_row : the position of rows[0] in the whole
+    positions : int64[n], what is drawn for instead, such as a cluster's number for each of its rows; or int64[0]
     pairs : int64[P]: for each pair with figures, half the position of its first row
     columns : float64[M, 2P]: columns of counts, then figures
     gaps, places : float64[2P], int64[2P]: hit minus confidence, and the bin that it goes to
@@ -79,6 +80,7 @@ def prepare(level, rows, weights, hard, n_bins, tops, first_row, pairs, columns,
     """
     nll, entropy, confidence, brier, _, rank = rows
     n, weighted, used, next_level = nll.size, weights.size > 0, -1, NO_LEVEL
+    last = np.int64(0)
     for i in range(n):
         if rank[i] < 0:
             continue
@@ -96,15 +98,16 @@ def prepare(level, rows, weights, hard, n_bins, tops, first_row, pairs, columns,
             next_level = min(next_level, of_loss)
         if own != level and of_loss != level:
             continue
-        position = first_row + i
-        if used < 0 or pairs[used] != position >> 1:
+        position = positions[i] if positions.size > 0 else first_row + i
+        if used < 0 or pairs[used] != position >> 1 or position & 1 <= last:
             used += 1
             pairs[used] = position >> 1
             for k in range(2 * used, 2 * used + 2):
                 for c in range(columns.shape[0]):
                     columns[c, k] = 0.0
                 gaps[k], places[k] = 0.0, 0
-        k = 2 * used + (position & 1)
+        last = position & 1
+        k = 2 * used + last
         if of_loss == level:
             columns[n_counted + NLL, k] = _unit(loss, level)
         if own != level:

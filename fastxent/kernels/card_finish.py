@@ -129,6 +129,12 @@ def settled_narrow(x):
     return from_bits((bits(x) + (1 << 28)) & -(1 << 29))
 
 
+@inline
+def settled_share_narrow(q):
+    """A share as a multiple of 2^-41."""
+    return (q + SHARE_ROUNDING) - SHARE_ROUNDING
+
+
 def settled_share(like, q):
     """A share with the bits that it keeps."""
 
@@ -136,7 +142,7 @@ def settled_share(like, q):
 @overload(settled_share, jit_options=INLINE)
 def _settled_share(like, q):
     if is_float32(like):
-        return lambda like, q: (q + SHARE_ROUNDING) - SHARE_ROUNDING
+        return lambda like, q: settled_share_narrow(q)
     return lambda like, q: q
 
 

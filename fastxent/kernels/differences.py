@@ -30,7 +30,8 @@ from fastxent.kernels.scorecard import product_words
 from fastxent.kernels.simd import any_lane, bits, first_lanes, max_reduce, select, splat
 
 # Sums over all rows. Squares are in two words, so that the variance, taken in rational arithmetic, does not cancel.
-# From S on they are for weights. h = hit_a - hit_b, -1, 0 or 1; HH and SH are of products rounded once.
+# From S on they are for weights. h = hit_a - hit_b, -1, 0 or 1, where a hit is a
+# rank of 0; HH and SH are of products rounded once.
 A, B, R, RR_HIGH, RR_LOW, N_PLAIN = range(6)
 S, SS_HIGH, SS_LOW, SR_HIGH, SR_LOW, HITS_A, HITS_B, HH, SH, N_SUMS = range(5, 15)
 _TOPS = (10, 10, 10, 20, -32, 10, 20, -32, 20, -32, 10, 10, 20, 20)  # numbers below 2^top are split as groups' are
@@ -43,13 +44,19 @@ G_S, G_SS, G_SR, G_H, N_GROUP = range(2, 7)
 TIE, A_LOWER, B_LOWER = range(3)
 N_OUTCOMES = 12
 
-_ROWS, _PLACE, _HIGH, _LOW, _N_MARKS = range(5)
+_ROWS, _PLACE, _HIGH, _LOW, _HIGH_SQUARES, _LOW_SQUARES, _N_MARKS = range(7)
 
 
 @inline
 def _load(array, i, n):
     """Eight numbers, zeros past n of them."""
     return load_some(pointer(array, 0), i, first_lanes(n - i, splat(0.0)), 0.0)
+
+
+@inline
+def _hits(ranks, i, n):
+    """1 where a rank is 0, else 0."""
+    return select(load_some(pointer(ranks, 0), i, first_lanes(n - i, splat(0.0)), 1.0) == 0.0, splat(1.0), 0.0)
 
 
 @inline
@@ -80,13 +87,13 @@ def _flush_fixed(sums, fixed):
 
 
 @compiled
-def fold_rows(loss_a, loss_b, hit_a, hit_b, weights, labels, ids, first_id, start, stop, sums, used, losses, names):
+def fold_rows(loss_a, loss_b, rank_a, rank_b, weights, labels, ids, first_id, start, stop, sums, used, losses, names):
     """Add rows start .. stop - 1 to the sums over all rows and to the lists of those that differ most.
 
     Parameters
     ----------
     loss_a, loss_b : float64[n]
-    hit_a, hit_b : float64[n], read with weights alone; float64[0] for distributions
+    rank_a, rank_b : float64[n], read with weights alone; float64[0] for distributions
     weights : float64[n], or float64[0]
     labels, ids : int64[n], or int64[0] for distributions; int64[n], or int64[0] for first_id + i
     sums : int64[N_SUMS, STATE_SIZE]
@@ -97,7 +104,7 @@ def fold_rows(loss_a, loss_b, hit_a, hit_b, weights, labels, ids, first_id, star
     fixed[:] = 0
     sums, used = borrowed(sums), borrowed(used)
     losses, names = borrowed(losses), borrowed(names)
-    weighted, hard = weights.size > 0, hit_a.size > 0
+    weighted, hard = weights.size > 0, rank_a.size > 0
     p, size = pointer(block, 0), losses.shape[1]
     pending, i = 0, start
     while i < stop:
@@ -119,7 +126,7 @@ def fold_rows(loss_a, loss_b, hit_a, hit_b, weights, labels, ids, first_id, star
                 store(p, SR_HIGH * STRIDE + k, high)
                 store(p, SR_LOW * STRIDE + k, low)
                 if hard:
-                    ha, hb = _load(hit_a, i + k, stop), _load(hit_b, i + k, stop)
+                    ha, hb = _hits(rank_a, i + k, stop), _hits(rank_b, i + k, stop)
                     h = ha - hb
                     store(p, HITS_A * STRIDE + k, s * ha)
                     store(p, HITS_B * STRIDE + k, s * hb)
@@ -198,7 +205,9 @@ def note_rows(side, loss_a, loss_b, labels, ids, first_id, start, n, used, losse
 
 
 @compiled
-def fold_groups(codes, loss_a, loss_b, hit_a, hit_b, weights, start, stop, outcomes, counts, slots, spill_index, spill):
+def fold_groups(
+    codes, loss_a, loss_b, rank_a, rank_b, weights, start, stop, outcomes, counts, slots, spill_index, spill
+):
     """Add rows start .. stop - 1 to the counts and sums of their groups; returns how far it came.
 
     It stops early where the spilled sums are full: let them grow by BLOCK sums a column and call again.
@@ -210,7 +219,7 @@ def fold_groups(codes, loss_a, loss_b, hit_a, hit_b, weights, start, stop, outco
     counts, slots, spill_index, spill : as in groups.py; column j of group g is number j G + g
     """
     block, marks = scratch(np.float64, N_GROUP, STRIDE), scratch(np.int64, _N_MARKS, STRIDE)
-    weighted, hard, n_groups = weights.size > 0, hit_a.size > 0, outcomes.shape[0]
+    weighted, hard, n_groups = weights.size > 0, rank_a.size > 0, outcomes.shape[0]
     columns, few = N_GROUP if weighted else N_GROUP_PLAIN, n_groups <= FEW_GROUPS
     totals = np.zeros((columns, n_groups if few else 1, 2), np.int64)
     grouped = borrowed(counts), borrowed(slots), borrowed(spill_index), borrowed(spill)
@@ -234,12 +243,24 @@ def fold_groups(codes, loss_a, loss_b, hit_a, hit_b, weights, start, stop, outco
             store(p, G_RR * STRIDE + k, r * r)
             outcome = select(d < 0.0, splat(np.int64(A_LOWER)), 0) + select(d > 0.0, splat(np.int64(B_LOWER)), 0)
             if hard:
-                ha, hb = _load(hit_a, i + k, stop), _load(hit_b, i + k, stop)
+                ha, hb = _hits(rank_a, i + k, stop), _hits(rank_b, i + k, stop)
                 outcome = outcome + select(ha != 0.0, splat(np.int64(3)), 0) + select(hb != 0.0, splat(np.int64(6)), 0)
                 if weighted:
                     store(p, G_H * STRIDE + k, s * (ha - hb))
             store(m, _ROWS * STRIDE + k, outcome)
         code, place = pointer(codes, i), pointer(marks, _PLACE * STRIDE)
+        if few and not weighted:
+            _, _, fits, _ = fixed_columns(pointer(block, G_R * STRIDE), n, GROUP_TOP, *parts)
+            squares = pointer(marks, _HIGH_SQUARES * STRIDE), pointer(marks, _LOW_SQUARES * STRIDE)
+            _, _, squares_fit, _ = fixed_columns(pointer(block, G_RR * STRIDE), n, GROUP_TOP, *squares)
+            if fits and squares_fit:
+                _add_together(outcomes, totals, n_groups, code, m, parts, squares, n)
+                i += n
+                pending += n
+                if pending >= FLUSH_ROWS:
+                    pending = 0
+                    _flush_groups(totals, slots, n_groups)
+                continue
         for k in range(n):
             place[k] = code[k] * N_OUTCOMES + m[k]
         count_places(pointer(outcomes, 0), 1, place, n)
@@ -260,6 +281,19 @@ def fold_groups(codes, loss_a, loss_b, hit_a, hit_b, weights, start, stop, outco
     if few:
         _flush_groups(totals, slots, n_groups)
     return i
+
+
+@inline
+def _add_together(outcomes, totals, n_groups, code, outcome, parts, squares, n):
+    """What a block's rows add to few groups without weights, in one loop: sums to one place wait for each other."""
+    counts, total, of_squares = pointer(outcomes, 0), pointer(totals, 0), pointer(totals, 2 * n_groups)
+    for k in range(n):
+        g = code[k]
+        counts[g * N_OUTCOMES + outcome[k]] += 1
+        total[2 * g] += parts[0][k]
+        total[2 * g + 1] += parts[1][k]
+        of_squares[2 * g] += squares[0][k]
+        of_squares[2 * g + 1] += squares[1][k]
 
 
 @inline

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from fastxent.report.text import count, counted, decimals_of, fixed, percent, po
 
 if TYPE_CHECKING:
     from fastxent.comparing.result import Comparison, DecidingRow, Difference, DifferenceTable, PairComparison
+    from fastxent.scoring.bootstrap import Interval
 
 MOST_GROUPS = 2000  # lines of a table
 
@@ -35,6 +37,8 @@ def compare_page(comparison: "Comparison", title: str, run: Run, names: "Sequenc
     pair = comparison.pair()
     named = [str(k) for k in range(comparison.n_classes)] if names is None else [shown(name) for name in names]
     sections, notice = [_models(comparison)], ""
+    if comparison.n and comparison.reliability is not None:
+        sections.append(_calibration(comparison, pair))
     of = "of independent " + ("rows" if comparison.n_clusters is None else "clusters")
     if comparison.n:
         if pair.classes is not None:
@@ -53,6 +57,11 @@ def compare_page(comparison: "Comparison", title: str, run: Run, names: "Sequenc
         notice += f" {counted(comparison.invalid, 'row')} for which a model's loss is NaN: counted and left out."
     a, b = shown(pair.a), shown(pair.b)
     note = f"Differences are {a} minus {b}: where that of NLL is negative, {a} is better."
+    if pair.bootstrap is not None:
+        drawn = "rows" if comparison.n_clusters is None else "clusters"
+        note += (
+            f" Those of a bootstrap are percentiles of {count(pair.bootstrap.n)} replicates, the same {drawn} for both."
+        )
     figures = headline(pair), others(comparison, pair)
     return Page("compare", shown(title), of_rows(comparison), *figures, sections, run, notice.strip(), note)
 
@@ -89,9 +98,26 @@ def others(comparison: "Comparison", pair: "PairComparison") -> list[Figure]:
         figures.append(Figure("McNemar's test", probability(pair.mcnemar_p), "", "", "p-value, exact"))
         for name, n in ((pair.a, o.only_a_right), (pair.b, o.only_b_right)):
             figures.append(Figure(f"Only {shown(name)} right", count(n or 0), "rows"))
+    for name, drawn in (pair.bootstrap.figures if pair.bootstrap is not None else {}).items():
+        if name not in ("nll", "perplexity", "accuracy"):
+            figures.append(_drawn(name, drawn))
     if o.ties:
         figures.append(Figure("Ties", count(o.ties), "rows", "", "the same loss"))
     return figures
+
+
+def _drawn(name: str, x: "Interval") -> Figure:
+    """A difference, or a ratio, with the interval of its replicates."""
+    if name == "perplexity_ratio":
+        decimals = decimals_of(x.se)
+        interval = "" if math.isnan(x.low) else f"{fixed(x.low, decimals)} to {fixed(x.high, decimals)}"
+        return Figure("Perplexity ratio", fixed(x.value, decimals), "", interval, "bootstrap")
+    called = "Calibration error" if name == "ece" else name.replace("_", " ").replace("top ", "Top-")
+    scale, unit = (1.0, "") if name == "ece" else (100.0, "pp")
+    decimals = decimals_of(scale * x.se)
+    interval = f"{signed(scale * x.low, decimals)} to {signed(scale * x.high, decimals)}"
+    shown_interval = "" if math.isnan(x.low) else interval
+    return Figure(f"{called} difference", signed(scale * x.value, decimals), unit, shown_interval, "bootstrap")
 
 
 def _difference(name: str, x: "Difference", unit: str, note: str) -> Figure:
@@ -104,12 +130,12 @@ def _difference(name: str, x: "Difference", unit: str, note: str) -> Figure:
 
 def _models(comparison: "Comparison") -> Section:
     best = comparison.against_best()
-    against = {pair.a: pair for pair in best}
+    against, hard = {pair.a: pair for pair in best}, comparison.reliability is not None
     columns = [
         Column("model"),
         Column("rank", count),
         Column("NLL", lambda x: fixed(x, 5), "mean, nats"),
-        *([Column("accuracy", percent)] if comparison.models[0].accuracy is not None else []),
+        *([Column("accuracy", percent), Column("ECE", fixed, "calibration error")] if hard else []),
         Column("difference", lambda x: signed(x, 5), "of mean NLL, from the best"),
         Column("std err", lambda x: fixed(x, decimals_of(x or 0.0)), "of the difference"),
         Column("p", probability, "adjusted for all pairs (Holm)"),
@@ -118,8 +144,8 @@ def _models(comparison: "Comparison") -> Section:
     for model in sorted(comparison.models, key=lambda m: m.rank):
         pair = against.get(model.name)
         figures = (pair.nll.value, pair.nll.se, pair.p_holm) if pair is not None else (None,) * 3
-        accuracy = [model.accuracy] if model.accuracy is not None else []
-        rows.append((shown(model.name), model.rank, model.nll, *accuracy, *figures))
+        shares = [model.accuracy, model.ece] if hard else []
+        rows.append((shown(model.name), model.rank, model.nll, *shares, *figures))
     note = ""
     if len(comparison.pairs) > 1:
         note = f"p-values are adjusted for all {len(comparison.pairs)} pairs (Holm); the best is chosen by these rows."
@@ -133,6 +159,30 @@ def _models(comparison: "Comparison") -> Section:
         says = f"Mean NLL less that of {shown(best[0].b)}, with 95 % intervals"
         drawings = [Plot(Drawing("models", says, draw, 60 + 16 * len(best)), "Models", says + ".")]
     return Section("Models", drawings, [table], stacked=True)
+
+
+def _calibration(comparison: "Comparison", pair: "PairComparison") -> Section:
+    """Both models' reliability diagrams in one."""
+    bins: Any = comparison.reliability
+    behind, front = sorted(
+        (pair.a, pair.b), key=lambda name: -next(m.rank for m in comparison.models if m.name == name)
+    )
+
+    def draw(figure: Any) -> None:
+        plots.reliabilities(figure.subplots(), {shown(name): bins[name] for name in (behind, front)})
+
+    says = f"Accuracy by confidence, of {shown(front)} and {shown(behind)}"
+    plot = Plot(Drawing("reliability", says, draw, 290), "Reliability", says + "; on the diagonal confidence is right.")
+    columns = [Column("confidence"), *(Column(f"rows of {shown(name)}", count) for name in (front, behind))]
+    columns += [Column(f"gap of {shown(name)}", points, "accuracy minus confidence") for name in (front, behind)]
+    gaps = [bins[name].accuracy - bins[name].confidence for name in (front, behind)]
+    edges = bins[front].edges.tolist()
+    rows = [
+        (f"{low:.3f} to {high:.3f}", *(int(bins[name].n[k]) for name in (front, behind)), *(float(x[k]) for x in gaps))
+        for k, (low, high) in enumerate(pairwise(edges))
+        if bins[front].n[k] or bins[behind].n[k]
+    ]
+    return Section("Calibration", [plot], [Table(columns, rows, "", "")])
 
 
 def _table(one: str, title: str, table: "DifferenceTable", names: Sequence[str], of: str) -> Section:

@@ -13,7 +13,7 @@ from fastxent.intervals import wilson
 from fastxent.report.text import compact, shortened
 
 if TYPE_CHECKING:
-    from fastxent.scoring.result import Score
+    from fastxent.scoring.result import Reliability, Score
 
 # name of the page's variable -> colour on a light page
 COLOURS = {"ink": "#1c2127", "muted": "#5c6670", "rule": "#e2e6ea", "accent": "#0b62a8", "warm": "#c2571a"}
@@ -64,21 +64,22 @@ def reliability(axes: Any, score: "Score", below: Any = None) -> None:
     last.set_xlabel("confidence", color=MUTED, fontsize=NORMAL)
 
 
-def reliabilities(axes: Any, cards: "dict[str, Score]") -> None:
-    """Accuracy by confidence of score cards by their names, the last one in front."""
-    for name, card in cards.items():
-        bins = card.reliability
-        if bins is None:
-            raise ValueError("reliability: distributions as targets have no accuracy")
-        front, here = name == list(cards)[-1], bins.n > 0
-        colour = ACCENT if front else WARM
-        axes.plot(bins.confidence[here], bins.accuracy[here], "o-", color=colour, markersize=4, linewidth=1, label=name)
+def reliabilities(axes: Any, models: "dict[str, Reliability]") -> None:
+    """Accuracy by confidence of models by their names, the last one in front."""
+    colours, lines = (ACCENT, WARM, MUTED, INK), ("o-", "s--", "^:", "D-.")
+    for place, (name, bins) in enumerate(models.items()):
+        k, here = len(models) - 1 - place, bins.n > 0
+        style = {"color": colours[k % 4], "markersize": 4, "linewidth": 1, "zorder": 3 + place}
+        label = shortened(name, 24)
+        label = f" {label}" if label.startswith("_") else label  # else Matplotlib leaves it out
+        axes.plot(bins.confidence[here], bins.accuracy[here], lines[(k + k // 4) % 4], label=label, **style)
     axes.plot([0, 1], [0, 1], linestyle=(0, (4, 3)), color=MUTED, linewidth=1, zorder=1)
     _quiet(axes, "y")
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.set_xlabel("confidence", color=MUTED, fontsize=NORMAL)
     axes.set_ylabel("accuracy", color=MUTED, fontsize=NORMAL)
-    axes.legend(frameon=False, fontsize=NORMAL)
+    for text in axes.legend(frameon=False, fontsize=NORMAL, labelcolor=MUTED).get_texts():
+        text.set_parse_math(False)
 
 
 def axes_for(ax: Any) -> Any:

@@ -80,10 +80,11 @@ class Bootstrap(NamedTuple):
 
 
 def intervals(replicates: Replicates, figures: dict[str, Any]) -> Bootstrap:
-    """The bootstrap of the figures that a score card has."""
+    """The bootstrap of the figures that there are of those of a score card."""
     with np.errstate(all="ignore"):
-        found = _replicates(replicates, math.isnan(figures["nll"]))
         values = {**figures, **{f"top_{k}_accuracy": v for k, v in (figures["top_k_accuracy"] or {}).items()}}
+        found = _replicates(replicates, math.isnan(figures["nll"]))
+        found = {name: some for name, some in found.items() if name in values}
         spread = {name: _interval(some, values[name]) for name, some in found.items()}
     weight = replicates.rows()
     for some in (*found.values(), weight):

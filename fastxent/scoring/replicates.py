@@ -9,6 +9,8 @@ import numpy as np
 from fastxent.kernels import bootstrap as kernel
 from fastxent.threads import current_threads, side_by_side
 
+NO_POSITIONS = np.empty(0, np.int64)
+
 
 class Replicates:
     """Whole numbers that merge in any order: counts of rows, and sums of figures by level (see the kernel).
@@ -36,16 +38,19 @@ class Replicates:
         self.counts = np.zeros((2 + self.tops.size, self._wide), np.int64)
         self.levels: dict[int, np.ndarray] = {}  # int64[2, n_sums, wide]: low and high words
 
-    def add(self, rows: Any, weights: np.ndarray, first_row: int) -> None:
-        """Add the rows of a `ScoreRows`, the first of which has this position in the whole."""
+    def add(self, rows: Any, weights: np.ndarray, first_row: int, positions: np.ndarray = NO_POSITIONS) -> None:
+        """Add the rows of a `ScoreRows`, the first of which has this position in the whole.
+
+        With positions, int64[n], those decide what is drawn: rows of one cluster have that of the cluster.
+        """
         n = rows.nll.size
         weighted = weights.size > 0
         n_counted = 1 if weighted else -(-self.counts.shape[0] // kernel.FIELDS)
         n_columns = n_counted + (kernel.HITS + self.tops.size if weighted else kernel.WEIGHT)
-        pairs = np.empty(n // 2 + 1, np.int64)
+        pairs = np.empty(n if positions.size else n // 2 + 1, np.int64)
         columns = np.empty((-(-n_columns // 4) * 4, 2 * pairs.size))
         gaps, places = np.empty(2 * pairs.size), np.empty(2 * pairs.size, np.int64)
-        given = tuple(rows), weights, self.hard, self.bins, self.tops, first_row
+        given = tuple(rows), weights, self.hard, self.bins, self.tops, first_row, positions
         made = pairs, columns, gaps, places, n_counted
         level = kernel.LOWEST_LEVEL - 1 if weighted else 0
         seed = int(np.uint64(self.seed).astype(np.int64))

@@ -295,7 +295,7 @@ class Scorer:
             raise TypeError(f"source: {source!r:.60} needs to be a string, and start the position in it")
         claimed: Rows = {}
         if (start is not None or options.bootstrap) and z.n_rows:  # a replicate's rows are drawn by their positions
-            claimed = _joined(self._claimed, {source or "": [(first, first + z.n_rows)]}, "start")
+            claimed = joined(self._claimed, {source or "": [(first, first + z.n_rows)]}, "start")
         if by is not None and options.bootstrap:
             raise ValueError("by: goes without bootstrap: groups have no replicates")
         names = as_names(ids, z.shape)
@@ -344,7 +344,7 @@ class Scorer:
                 raise ValueError(f"other: has {name}={other.options[name]!r}, this score card {mine!r}")
         if None not in (self._n_classes, other._n_classes) and self._n_classes != other._n_classes:
             raise ValueError(f"other: has {other._n_classes} classes, this score card {self._n_classes}")
-        claimed = _joined(self._claimed, other._claimed, "other")
+        claimed = joined(self._claimed, other._claimed, "other")
         if other._state is not None:
             state = self._state if self._state is not None else other._state.twin()
             if state.hard != other._state.hard:
@@ -473,7 +473,7 @@ def as_names(ids: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     return np.ascontiguousarray(array, np.int64).reshape(-1)
 
 
-def _joined(mine: Rows, more: Rows, name: str) -> Rows:
+def joined(mine: Rows, more: Rows, name: str) -> Rows:
     """The rows covered of the sources that `more` has: mine and those, none of which may be covered twice."""
     return {source: _inserted(mine.get(source, ()), ranges, name) for source, ranges in more.items()}
 
