@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from operator import index
 from typing import Any, TypeVar
 
-__all__ = ["current_threads", "get_threads", "limited", "set_threads", "side_by_side", "team"]
+__all__ = ["blas_on_one_thread", "current_threads", "get_threads", "limited", "set_threads", "side_by_side", "team"]
 
 T = TypeVar("T")
 
@@ -122,6 +122,37 @@ def side_by_side(work: Sequence[Callable[[], T]]) -> list[T]:
     return [first, *(other.result() for other in others)]
 
 
+_blas_lock = threading.Lock()
+_blas_users = 0  # blocks that want BLAS on one thread
+_blas_limits: list[Any] = []  # what the first of them changed, for the last one to put back
+
+
+@contextmanager
+def blas_on_one_thread() -> Iterator[bool]:
+    """Products in the block use the calling thread alone, so that threads can make theirs side by side.
+
+    BLAS's number is the process's, and blocks in several threads may overlap. Gives False, and changes nothing, where
+    threadpoolctl is not installed.
+    """
+    global _blas_users
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        yield False
+        return
+    with _blas_lock:
+        if _blas_users == 0:
+            _blas_limits.append(threadpool_limits(1, user_api="blas"))
+        _blas_users += 1
+    try:
+        yield True
+    finally:
+        with _blas_lock:
+            _blas_users -= 1
+            if _blas_users == 0:
+                _blas_limits.pop().restore_original_limits()
+
+
 @contextmanager
 def team() -> Iterator[int]:
     """Hold what a parallel loop needs, and give the number of its threads; given 1, take the serial path instead.
@@ -203,8 +234,10 @@ def _after_fork() -> None:
 
 
 def _in_child() -> None:
-    global _one_at_a_time, _threads_lost, _helpers
+    global _one_at_a_time, _threads_lost, _helpers, _blas_lock, _blas_users
     _after_fork()
+    _blas_lock, _blas_users = threading.Lock(), 0
+    _blas_limits.clear()
     _one_at_a_time = threading.Lock()  # another thread of the parent may have held it
     _helpers = None
     if _numba_started():

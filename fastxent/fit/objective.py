@@ -9,20 +9,23 @@ K is 1 for two classes, the log-odds of the second, and else their number.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
+from fastxent.fit.blocks import LinearModel, worth_narrowing
 from fastxent.fit.priors import Gaussian, Laplace, Prior, checked
-from fastxent.gradients import binary_cross_entropy_value_and_grad, cross_entropy_value_and_grad
 from fastxent.kernels.curvature import times_curvature
 from fastxent.losses import softmax
+from fastxent.threads import blas_on_one_thread, current_threads
 
-# Of fewer logits than this the losses are made on one thread. BLAS's threads still wait busily for a while after a
+# Of fewer logits than this probabilities are made on one thread. BLAS's threads still wait busily for a while after a
 # product, and ours would for them: 5 ms a call of 20,000 rows on 2 cores, where one thread takes 0.2 ms.
 PARALLEL = 1 << 22
 BLOCK = 1 << 21  # numbers of features that are made at once: shifted and scaled, or of float64
+CACHED = 1 << 15  # the same, where a core goes over them several times
 
 
 class Objective:
@@ -42,29 +45,81 @@ class Objective:
         self.total = float(self.n) if weight is None else float(weight.sum())
         self.binary = n_classes == 2
         self.k = 1 if self.binary else n_classes
-        self._target, self._weight = target, weight  # as the loss takes them
+        self._target = target
         if self.binary:
-            column = target if target.ndim == 1 else target[:, 1]
-            self._target = np.ascontiguousarray(column[:, None], x.dtype)
-            self._weight = None if weight is None else weight[:, None]
+            self._target = (target if target.ndim == 1 else target[:, 1])[:, None].astype(np.float64)
         self.shift, self.scale = _moments(x, weight, self.total, intercept)
-        if isinstance(prior, Gaussian):  # its curvature joins that of the loss, some (1 - 1/C)/C times the variance
-            bend = prior.precision(self.d) / (self.total * (1.0 - 1.0 / n_classes) / n_classes)
-            self.scale = np.sqrt(self.scale**2 + bend)
+        self.bend = np.zeros(self.d)  # a prior's curvature over that of the loss in logits of 0, (1 - 1/C)/C
+        if isinstance(prior, Gaussian):
+            self.bend = prior.precision(self.d) / (self.total * (1.0 - 1.0 / n_classes) / n_classes)
+            self.scale = np.sqrt(self.scale**2 + self.bend)
         self.shape = (self.k, self.d + intercept)
-        self._threads = 1 if self.n * self.k < PARALLEL else None
+        self.share = self._shares()
+        origin = np.zeros(self.shape)
+        if intercept:
+            logits = np.log(self.share / (1.0 - self.share)) if self.binary else np.log(self.share)
+            origin[:, self.d] = logits if self.binary else logits - logits.mean()
+        self.origin = origin.ravel()  # the point of no coefficients, and of probabilities that are the shares
         self.wide = bool(x.dtype == np.float64)
-        self.nll = np.nan  # mean, at the last point
-        self.evaluations = 0
+        self.latest = self.slope = np.empty(0)  # the last point and the gradient there
+        self.nll = np.nan  # the mean there
+        self.keeps = False  # whether gradients in the logits are kept, which probabilities follow from
+        self._threads = 1
+        self._model = self._of(x)
+        # What the model's features were already shifted by and scaled with.
+        self._shifted: Any = np.zeros(self.d)
+        self._scaled: Any = np.ones(self.d)
         self._last: tuple[bytes, np.ndarray] = b"", np.empty(0)  # a point and its gradient in the logits
         self._key: bytes = b""
         self._probs: np.ndarray = np.empty(0)
 
+    def _of(self, x: Any, dtype: Any = None) -> LinearModel:
+        return LinearModel(x, self._target, self.weight, self.k, np.dtype(dtype or x.dtype))
+
+    def _shares(self) -> np.ndarray:
+        """The classes' shares of the weight, that of the second of two; none is 0."""
+        if self.target.ndim == 1:
+            mass = np.bincount(self.target, self.weight, 2 if self.binary else self.k)
+        else:
+            mass = self.target.sum(axis=0) if self.weight is None else self.weight @ self.target
+        mass = np.maximum(mass, 0.5 * self.total / self.n)
+        return np.asarray(mass[1:] / mass.sum() if self.binary else mass / mass.sum())
+
+    def narrow(self) -> None:
+        """Compute in float32 from now on, where that is quicker, with a copy of features of float64."""
+        if worth_narrowing(self.x, self.k):
+            self.wide, self._scaled = False, self.scale
+            if sparse.issparse(self.x):
+                copy = self.x.astype(np.float32)
+                copy.data = (self.x.data / self.scale[self.x.indices]).astype(np.float32)
+            else:
+                copy, self._shifted = np.empty(self.x.shape, np.float32), self.shift
+                step = max(1, CACHED // self.d)
+                for start in range(0, self.n, step):
+                    rows = slice(start, start + step)
+                    np.divide(self.x[rows] - self.shift, self.scale, out=copy[rows], casting="same_kind")
+            self._model = self._of(copy)
+
     def widen(self) -> None:
-        """From now on compute in float64 with features of float32, a block of rows at a time."""
-        self.wide, self._key, self._last = True, b"", (b"", np.empty(0))
-        if self.binary:
-            self._target = self._target.astype(np.float64)
+        """From now on compute in float64, with features of float32 a block of rows at a time."""
+        if not self.wide:
+            self._shifted, self._scaled = np.zeros(self.d), np.ones(self.d)
+            self.wide, self._key, self._last = True, b"", (b"", np.empty(0))
+            self._model = self._of(self.x, np.float64)
+
+    @contextmanager
+    def on_threads(self) -> Iterator[None]:
+        """For the block in which losses are made one after another: on several threads, if they are worth it."""
+        threads = current_threads() if self._model.parallel else 1
+        if threads == 1:
+            yield
+            return
+        with blas_on_one_thread() as alone:
+            self._threads = threads if alone else 1
+            try:
+                yield
+            finally:
+                self._threads = 1
 
     def _parts(self) -> Iterator[tuple[slice, Any]]:
         """Rows with their features, as they are computed with."""
@@ -95,29 +150,29 @@ class Objective:
     def loss(self, point: np.ndarray) -> tuple[float, np.ndarray]:
         """Value and gradient."""
         coef, bias = self.coefficients(point)
-        self.evaluations += 1
-        z = self.logits(coef, bias)
-        function: Any = binary_cross_entropy_value_and_grad if self.binary else cross_entropy_value_and_grad
-        options: Any = {"reduction": "sum", "grad_scale": 1.0 / self.total, "threads": self._threads}
-        total, grad = function(z, self._target, sample_weight=self._weight, out=z, **options)
-        self.nll, self._last = total / self.total, (point.tobytes(), grad)
-        if self.prior is None or isinstance(self.prior, Laplace):
-            return self.nll, self._pulled_back(grad, None)
-        log_density, slope = checked(self.prior, coef)
-        return self.nll - log_density / self.total, self._pulled_back(grad, slope)
+        keep = np.empty((self.n, self.k), self._model.dtype) if self.keeps else None
+        made = self._model.loss(
+            coef * self._scaled, bias + coef @ self._shifted, 1.0 / self.total, self._threads, keep
+        )
+        total, of_coef, of_bias = made
+        of_coef = of_coef * self._scaled + of_bias[:, None] * self._shifted
+        self.nll = total / self.total
+        if keep is not None:
+            self._last = point.tobytes(), keep
+        log_density, slope = 0.0, None
+        if not (self.prior is None or isinstance(self.prior, Laplace)):
+            log_density, slope = checked(self.prior, coef)
+        self.latest, self.slope = point, self._pulled_back(of_coef, of_bias, slope)
+        return self.nll - log_density / self.total, self.slope
 
-    def _pulled_back(self, grad: np.ndarray, slope: "np.ndarray | None") -> np.ndarray:
-        """The gradient in a point, from that in the logits, and that of the log prior in W."""
-        of_coef = np.zeros((self.k, self.d))
-        for rows, x in self._parts():
-            of_coef += grad[rows].T @ x
+    def _pulled_back(self, of_coef: np.ndarray, of_bias: np.ndarray, slope: "np.ndarray | None") -> np.ndarray:
+        """The gradient in a point, from that in coefficients and biases, and that of the log prior in coefficients."""
         result = np.empty(self.shape)
         if self.intercept:
-            of_bias = np.ones(len(grad), grad.dtype) @ grad  # a product takes a twentieth of a sum over few columns
-            of_coef -= of_bias[:, None] * self.shift
+            of_coef = of_coef - of_bias[:, None] * self.shift
             result[:, self.d] = of_bias
         if slope is not None:
-            of_coef -= slope / self.total
+            of_coef = of_coef - slope / self.total
         result[:, : self.d] = of_coef / self.scale
         return result.ravel()
 
@@ -130,7 +185,7 @@ class Objective:
             z = self.logits(*self.coefficients(point))
             if self.binary:
                 z = np.column_stack([np.zeros_like(z), z])
-            q = softmax(z, out=z, threads=self._threads)
+            q = softmax(z, out=z, threads=1 if z.size < PARALLEL else None)
             self._key, self._probs = key, np.ascontiguousarray(q[:, 1:]) if self.binary else q
         return self._probs
 
@@ -156,7 +211,11 @@ class Objective:
         u = parts[0] if len(parts) == 1 else np.concatenate(parts)
         times_curvature(q, u, bias, np.empty(0) if self.weight is None else self.weight, 1.0 / self.total)
         slope = -coef * self.prior.precision(self.d) if isinstance(self.prior, Gaussian) else None
-        return self._pulled_back(u, slope)
+        of_coef = np.zeros((self.k, self.d))
+        for rows, x in self._parts():
+            of_coef += u[rows].T @ x
+        of_bias = np.ones(self.n, u.dtype) @ u  # a product takes a twentieth of a sum over few columns
+        return self._pulled_back(of_coef, of_bias, slope)
 
     def information(self, point: np.ndarray) -> np.ndarray:
         """The Hessian of the summed NLL at a point, a matrix (K·(d + intercept)) squared."""
@@ -198,11 +257,14 @@ def _moments(x: Any, weight: "np.ndarray | None", total: float, centred: bool = 
     w = np.full(x.shape[0], 1.0 / total) if weight is None else weight / total
     if sparse.issparse(x):
         mean, square = w @ x, w @ x.multiply(x)
-        mean, square = np.asarray(mean).ravel(), np.asarray(square).ravel()
+        mean, square = np.asarray(mean, np.float64).ravel(), np.asarray(square, np.float64).ravel()
     else:
         w = w.astype(x.dtype)
-        mean, square = w @ x, np.einsum("i,ij,ij->j", w, x, x)
-    mean, square = mean.astype(np.float64), square.astype(np.float64)
+        mean, square = (w @ x).astype(np.float64), np.zeros(x.shape[1])
+        step = max(1, CACHED // x.shape[1])
+        for start in range(0, len(w), step):
+            part = x[start : start + step]
+            square += w[start : start + step] @ np.square(part)
     variance = square - mean**2 if centred else square
     spread = variance > 1e-10 * square  # what is left of a constant feature is rounding
     return mean, np.sqrt(np.where(spread, variance, np.where(square > 0, square, 1.0)))

@@ -89,7 +89,7 @@ class SoftmaxRegression(Estimator):
         fit_intercept: bool = True,
         class_weight: "Mapping[Any, float] | str | None" = None,
         solver: str = "auto",
-        tol: float = 1e-4,
+        tol: float = 2e-5,
         max_iter: int = 1000,
         warm_start: bool = False,
         inference: bool = False,
@@ -156,7 +156,8 @@ class SoftmaxRegression(Estimator):
             self._keep_names(X, x.shape[1])
             self.classes_, self.coef_, self.intercept_ = classes, coef, bias
             self.n_iter_ = np.array([found.iterations], np.int32)
-            objective.loss(found.point)
+            if objective.latest is not found.point:
+                objective.loss(found.point)
             self.log_likelihood_ = -objective.nll * objective.total
             self._warn(objective, found)
             self._covariance: np.ndarray | None = None
@@ -165,7 +166,7 @@ class SoftmaxRegression(Estimator):
         return self
 
     def _start(self, objective: Objective, classes: np.ndarray) -> np.ndarray:
-        """Where optimising begins: at the coefficients of the fit before, or at 0."""
+        """Where optimising begins: at the coefficients of the fit before, or at none."""
         k, d = objective.k, objective.d
         if self.warm_start and hasattr(self, "coef_"):
             if self.coef_.shape == (k, d) and np.array_equal(self.classes_, classes):
@@ -174,7 +175,7 @@ class SoftmaxRegression(Estimator):
                 f"warm_start: the fit before had coefficients {self.coef_.shape} of classes {self.classes_.tolist()}; "
                 f"now they are {(k, d)} of {classes.tolist()}"
             )
-        return np.zeros(math.prod(objective.shape))
+        return objective.origin
 
     def _warn(self, objective: Objective, found: Any) -> None:
         """Say what to do where there is no optimum."""
