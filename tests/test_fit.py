@@ -124,8 +124,9 @@ def test_no_optimum_is_told(monkeypatch, dtype):
             SoftmaxRegression(prior=Gaussian(1.0), tol=tol, max_iter=2).fit(x, y)
     loss = Objective.loss
     monkeypatch.setattr(Objective, "loss", lambda self, point: (loss(self, point)[0], -loss(self, point)[1]))
-    with pytest.warns(Warning, match=r"no optimum after .*failure to predict improvement"):
-        SoftmaxRegression(prior=Gaussian(1.0)).fit(x, y)
+    for solver in ("lbfgs", "newton-cg"):  # a wrong gradient, with which nothing falls
+        with pytest.warns(Warning, match=r"no optimum after .*raise max_iter"):
+            SoftmaxRegression(prior=Gaussian(1.0), solver=solver).fit(x, y)
 
 
 def test_laplace_prior_gives_exact_zeros_at_the_optimum():
@@ -141,6 +142,41 @@ def test_laplace_prior_gives_exact_zeros_at_the_optimum():
         np.testing.assert_allclose(slope[~zero], -rate * np.sign(model.coef_[~zero]), rtol=1e-3)
         assert (np.abs(slope[zero]) <= rate * 1.001).all()
         np.testing.assert_allclose((q if n_classes == 3 else q[:, 1:]).sum(axis=0), 0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("as_x", "intercept", "soft"),
+    [
+        (np.asarray, True, False),
+        (np.asarray, False, True),
+        (np.asfortranarray, True, False),
+        (sparse.csr_array, True, False),
+        (sparse.csr_array, False, False),
+    ],
+)
+def test_float32_first_in_blocks_ends_at_the_same_optimum(monkeypatch, as_x, intercept, soft):
+    x, y = drawn(900, 5, 9)
+    weight = np.random.default_rng(5).random(len(y))
+    target = 0.9 * np.eye(9)[y] + 0.1 / 9 if soft else y
+    options = {"prior": Gaussian(2.0), "fit_intercept": intercept, "solver": "lbfgs"}
+    whole = SoftmaxRegression(tol=1e-9, **options).fit(x, target, weight)
+    narrowed, widened, models = [], [], []
+    for name, calls in (("narrow", narrowed), ("widen", widened)):
+        method = getattr(Objective, name)
+        monkeypatch.setattr(Objective, name, lambda self, m=method, c=calls: (m(self), c.append(self.wide)))
+    for name, value in (("MOST_ROWS", 64), ("PARALLEL", 1), ("NARROW", 1)):
+        monkeypatch.setattr(f"fastxent.fit.blocks.{name}", value)
+    for threads in (1, 2):
+        models.append(SoftmaxRegression(threads=threads, **options).fit(as_x(x), target, weight))
+    assert (narrowed, widened) == ([False, False], [True, True])
+    one, two = models
+    assert (one.coef_ == two.coef_).all()
+    assert one.log_likelihood_ == two.log_likelihood_
+    np.testing.assert_allclose(one.predict_proba(x), whole.predict_proba(x), atol=2e-3)
+    penalties = [(model.coef_**2).sum() / 8 - model.log_likelihood_ for model in (one, whole)]
+    assert penalties[0] == pytest.approx(penalties[1], rel=1e-6)
+    finer = SoftmaxRegression(tol=1e-9, **options).fit(as_x(x), target, weight)
+    np.testing.assert_allclose(finer.predict_proba(x), whole.predict_proba(x), atol=1e-6)
 
 
 def test_warm_start_needs_few_iterations():

@@ -51,7 +51,8 @@ class Objective:
         self.shift, self.scale = _moments(x, weight, self.total, intercept)
         self.bend = np.zeros(self.d)  # a prior's curvature over that of the loss in logits of 0, (1 - 1/C)/C
         if isinstance(prior, Gaussian):
-            self.bend = prior.precision(self.d) / (self.total * (1.0 - 1.0 / n_classes) / n_classes)
+            self.precision = -prior.precision(self.d)
+            self.bend = -self.precision / (self.total * (1.0 - 1.0 / n_classes) / n_classes)
             self.scale = np.sqrt(self.scale**2 + self.bend)
         self.shape = (self.k, self.d + intercept)
         self.share = self._shares()
@@ -151,16 +152,17 @@ class Objective:
         """Value and gradient."""
         coef, bias = self.coefficients(point)
         keep = np.empty((self.n, self.k), self._model.dtype) if self.keeps else None
-        made = self._model.loss(
-            coef * self._scaled, bias + coef @ self._shifted, 1.0 / self.total, self._threads, keep
-        )
+        made = self._model.loss(coef * self._scaled, bias + coef @ self._shifted, 1.0 / self.total, self._threads, keep)
         total, of_coef, of_bias = made
         of_coef = of_coef * self._scaled + of_bias[:, None] * self._shifted
         self.nll = total / self.total
         if keep is not None:
             self._last = point.tobytes(), keep
         log_density, slope = 0.0, None
-        if not (self.prior is None or isinstance(self.prior, Laplace)):
+        if isinstance(self.prior, Gaussian):
+            slope = coef * self.precision
+            log_density = 0.5 * float(np.vdot(slope, coef))
+        elif not (self.prior is None or isinstance(self.prior, Laplace)):
             log_density, slope = checked(self.prior, coef)
         self.latest, self.slope = point, self._pulled_back(of_coef, of_bias, slope)
         return self.nll - log_density / self.total, self.slope

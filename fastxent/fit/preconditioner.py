@@ -3,11 +3,11 @@
 With all coefficients 0 and the intercepts at the logarithms of the classes' shares π the Hessian of the mean NLL is
 (diag π - π πᵀ) ⊗ S, S being the features' covariance. Coordinates v with
 
-    point = (v / √π - mean over the classes) Rᵀ,  Rᵀ (S + prior) R = I
+    point = (v / √π - its mean over the classes) R,  R (S + prior) Rᵀ = I
 
-make it the identity. Only a change of variables: the optimum is what it was. The mean over the classes is that of the
-optimum, unless a prior treats classes differently: the loss does not depend on it, and a prior alone bends it so little
-that an optimiser would need long to find it.
+make it the identity. It is a change of variables alone: the optimum is what it was. The loss does not depend on the
+mean over the classes, which is 0 at the optimum of a prior that treats them alike; such a prior bends the objective so
+little that an optimiser would need long to find that mean.
 
 References: Böhning: Multinomial logistic regression algorithm, Annals of the Institute of Statistical Mathematics 44
 (1992), who bounds this Hessian.
@@ -34,48 +34,49 @@ class Preconditioner:
     """The change of variables for an objective, v = 0 being its origin."""
 
     def __init__(self, objective: Objective) -> None:
-        self.shape, self.d = objective.shape, objective.d
+        self.shape = objective.shape
         self.origin = objective.origin.reshape(self.shape)
-        self.per_class = 1.0 / np.sqrt(_bends(objective))[:, None]
         self.centred = objective.k > 1 and (objective.prior is None or isinstance(objective.prior, Gaussian))
+        self.scale = 1.0 / np.sqrt(_bends(objective, self.centred))[:, None]
+        self.mean = np.full(objective.k, 1.0 / objective.k)
         self.root, self.inverse = _whitening(objective)
-        self.unit = 1.0
 
     def point(self, v: np.ndarray) -> np.ndarray:
         """The objective's point of coordinates."""
-        theta = self._centred(v.reshape(self.shape) * (self.unit * self.per_class))
+        theta = self._centred(v.reshape(self.shape) * self.scale)
         if self.root is not None:
-            theta[:, : self.d] = theta[:, : self.d] @ self.root
+            theta = theta @ self.root
         return np.asarray(theta + self.origin).ravel()
 
     def slope(self, slope: np.ndarray) -> np.ndarray:
         """The gradient in the coordinates, of that in a point."""
-        slope = slope.reshape(self.shape).copy()
+        slope = slope.reshape(self.shape)
         if self.root is not None:
-            slope[:, : self.d] = slope[:, : self.d] @ self.root.T
-        return np.asarray(self._centred(slope) * (self.unit * self.per_class)).ravel()
+            slope = slope @ self.root.T
+        return np.asarray(self._centred(slope) * self.scale).ravel()
 
     def coordinates(self, point: np.ndarray) -> np.ndarray:
         """Those of a point, or of one that differs from it by the same numbers for all classes."""
         theta = point.reshape(self.shape) - self.origin
         if self.inverse is not None:
-            theta[:, : self.d] = theta[:, : self.d] @ self.inverse
-        return np.asarray(self._centred(theta) / (self.unit * self.per_class)).ravel()
+            theta = theta @ self.inverse
+        return np.asarray(self._centred(theta) / self.scale).ravel()
 
     def _centred(self, theta: np.ndarray) -> np.ndarray:
-        return theta - theta.mean(axis=0) if self.centred else theta
+        return theta - self.mean @ theta if self.centred else theta
 
 
-def _bends(objective: Objective) -> np.ndarray:
+def _bends(objective: Objective, centred: bool) -> np.ndarray:
     """The second derivatives of the mean loss in the logits, at the origin: of several classes without π πᵀ."""
-    if not objective.intercept:
-        return np.full(objective.k, 0.25 if objective.binary else 1.0 / objective.k)
-    share = objective.share
-    return share * (1.0 - share) if objective.binary else share
+    share, k = objective.share, objective.k
+    if objective.binary:
+        return np.asarray(share * (1.0 - share) if objective.intercept else np.full(1, 0.25))
+    # Steps that are not centred may add the same number to all classes alone where the prior says so.
+    return share if objective.intercept and centred else np.full(k, 1.0 / k)
 
 
 def _whitening(objective: Objective) -> tuple[Any, Any]:
-    """Rᵀ and its inverse; None, None where they would cost more than they save."""
+    """R and its inverse, for an intercept too; None, None where they would cost more than they save."""
     n, d = objective.n, objective.d
     step = max(1, n // (ROWS_A_FEATURE * d))
     rows = len(range(0, n, step))
@@ -85,7 +86,8 @@ def _whitening(objective: Objective) -> tuple[Any, Any]:
     if objective.weight is not None:
         x *= np.sqrt(objective.weight[::step] * (n / objective.total))[:, None]
     shrinkage = SHRINKAGE if step > 1 else SHRINKAGE_OF_ALL
-    covariance = (1.0 - shrinkage) * (x.T @ x) / rows + shrinkage * np.eye(d)
-    covariance += np.diag(PRIOR_FACTOR * objective.bend / objective.scale**2)
-    lower = np.linalg.cholesky(covariance)
+    lower = np.eye(objective.shape[1])  # an intercept stays what it is
+    covariance = x.T @ x * ((1.0 - shrinkage) / rows)
+    covariance.flat[:: d + 1] += shrinkage + PRIOR_FACTOR * objective.bend / objective.scale**2
+    lower[:d, :d] = np.linalg.cholesky(covariance)
     return np.linalg.inv(lower), lower

@@ -26,8 +26,7 @@ class SoftmaxRegression(Estimator):
     """Classifier softmax(x·W + b), with W and b of largest likelihood, or posterior density if there is a prior.
 
     Minimises Σ s_i (-ln q_i,y_i) - ln P(W), with scipy.optimize on fused loss-and-gradient kernels, in coordinates of
-    features shifted to mean 0 and scaled to variance 1 (X itself is not copied). An estimator as scikit-learn's,
-    which need not be installed.
+    features shifted to mean 0 and scaled to variance 1. An estimator as scikit-learn's, which need not be installed.
 
     Parameters
     ----------
@@ -40,11 +39,11 @@ class SoftmaxRegression(Estimator):
         Weights of classes; "balanced" makes them count alike.
     solver : {"auto", "lbfgs", "newton-cg"}
         L-BFGS, or trust-region Newton with conjugate gradients on products with the Hessian. "auto" is Newton for
-        fewer than 1000 parameters with a Gaussian prior or none, else L-BFGS; with a Laplace prior always L-BFGS with
-        bounds.
+        fewer than 1000 parameters without a prior, or with a Gaussian one and tol below 1e-6, else L-BFGS; with a
+        Laplace prior always L-BFGS with bounds.
     tol : float
-        Converged when no derivative of the mean loss, a standard deviation of the feature, is larger. At most 1e-7
-        with ``inference``.
+        Converged when no derivative of the mean loss, a standard deviation of the feature, is larger. The default gets
+        as close as scikit-learn's 1e-4 in its coordinates, or closer. At most 1e-7 with ``inference``.
     max_iter : int
         Most iterations.
     warm_start : bool
@@ -111,8 +110,10 @@ class SoftmaxRegression(Estimator):
         Parameters
         ----------
         X : array or scipy.sparse, shape (n, d)
-            Features; float32 stays so, everything else becomes float64. Where tol is below 1e-4, or the rounding of
-            float32 stops the optimiser, the last iterations compute in float64, a block of rows at a time.
+            Features; float32 stays so, everything else becomes float64. Of more than a million products of features
+            and coefficients, for 8 classes or more, L-BFGS's first iterations compute in float32, on a copy; those
+            that end at the optimum compute in float64. Features of float32 are widened for them, a block of rows at a
+            time, where tol is below 2e-5, or the rounding of float32 stops the optimiser.
         y : array, shape (n,), or floating array, shape (n, C)
             Labels of any kind, or distributions over classes 0 .. C - 1.
         sample_weight : array, shape (n,), optional
