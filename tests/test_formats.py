@@ -258,7 +258,7 @@ def test_a_missing_library_is_told_with_what_to_install(name, module, monkeypatc
 
 @pytest.mark.parametrize("end", ["parquet", "arrow"])
 def test_small_batches_of_a_file_make_large_blocks(end, monkeypatch):
-    monkeypatch.setattr(base, "BLOCK_BYTES", 20_000)
+    monkeypatch.setattr(base, "BLOCK_BYTES", 20_000 * base.TABLE_SHARE)
     if end == "parquet":
         pq.write_table(table(ALL), "x.parquet", row_group_size=3)
     else:

@@ -12,6 +12,7 @@ import numpy as np
 from fastxent.files.source import Source
 
 BLOCK_BYTES = 1 << 24  # of predictions in one chunk: two fit in most caches, and a call's cost is small beside it
+TABLE_SHARE = 4  # chunks of tables are so many times smaller: they cost more to unpack, and are in memory several times
 
 Block = dict[str, np.ndarray]  # field -> array; every array has the same rows
 Box = tuple[tuple[int, int], ...]  # (first, one past the last) on each axis

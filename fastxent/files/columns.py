@@ -48,7 +48,14 @@ def _column(column: Any, name: str, field: str, path: str, row: int) -> np.ndarr
         raise ValueError(
             f"{where}, column {name!r}: holds {kind}; need numbers{', or --classes' if field == 'target' else ''}"
         )
-    return column.to_numpy(zero_copy_only=False)
+    return _values(column)
+
+
+def _values(column: Any) -> np.ndarray:
+    """A column's numbers, none of which is missing: what Arrow's own way needs pandas for, where that is installed."""
+    import pyarrow as pa
+
+    return column.to_numpy(zero_copy_only=False) if pa.types.is_boolean(column.type) else np.from_dlpack(column)
 
 
 def _names(column: Any, name: str, where: str) -> np.ndarray:
@@ -60,14 +67,14 @@ def _names(column: Any, name: str, where: str) -> np.ndarray:
     if not pa.types.is_dictionary(column.type):
         column = column.cast(pa.string()).dictionary_encode()
     names = np.array(column.dictionary.cast(pa.string()).to_pylist(), np.str_)
-    return names[column.indices.to_numpy(zero_copy_only=False)] if len(column) else np.empty(0, "U1")
+    return names[_values(column.indices)] if len(column) else np.empty(0, "U1")
 
 
 def _lists(column: Any, name: str, where: str, row: int) -> np.ndarray:
     """A column of lists of one length, as (rows, length)."""
     import pyarrow.compute as pc
 
-    lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+    lengths = _values(pc.list_value_length(column))
     width = int(lengths[0]) if len(lengths) else getattr(column.type, "list_size", 0)
     if (lengths != width).any():
         at = int(np.flatnonzero(lengths != width)[0])
@@ -78,4 +85,4 @@ def _lists(column: Any, name: str, where: str, row: int) -> np.ndarray:
     if flat.null_count:
         at = row + int(np.flatnonzero(flat.is_null().to_numpy(zero_copy_only=False))[0]) // width
         raise ValueError(f"{where}, row {at}, column {name!r}: the list has an empty entry")
-    return flat.to_numpy(zero_copy_only=False).reshape(len(column), width)
+    return _values(flat).reshape(len(column), width)

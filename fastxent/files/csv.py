@@ -110,7 +110,7 @@ class Csv(TableFile):
             yield from pyarrow.csv.open_csv(
                 text,
                 read_options=pyarrow.csv.ReadOptions(
-                    block_size=base.BLOCK_BYTES // 4, use_threads=threads, skip_rows_after_names=skip
+                    block_size=base.BLOCK_BYTES // base.TABLE_SHARE, use_threads=threads, skip_rows_after_names=skip
                 ),
                 parse_options=pyarrow.csv.ParseOptions(delimiter=self._delimiter),
                 convert_options=pyarrow.csv.ConvertOptions(

@@ -72,7 +72,7 @@ class Ipc(TableFile):
             with told_by(self.path, "Arrow file"):
                 batch.validate(full=True)  # a hostile file's offsets stay inside it
             bytes_a_row = max(1, batch.nbytes // max(1, batch.num_rows))
-            rows = max(1, base.BLOCK_BYTES // bytes_a_row)
+            rows = max(1, base.BLOCK_BYTES // base.TABLE_SHARE // bytes_a_row)
             for at in range(max(0, start - row), batch.num_rows, rows):
                 yield block_of(batch[at : at + rows], fields, self.path, row + at)
 

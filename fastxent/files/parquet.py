@@ -60,7 +60,7 @@ class Parquet(TableFile):
             raise ValueError(f"{self.path}: damaged after row {row} ({' '.join(str(error).split())[:120]})") from None
 
     def _batch_rows(self, columns: list[str]) -> int:
-        """As many rows as BLOCK_BYTES hold: every row has as many values as the first."""
+        """As many rows as a chunk holds: every row has as many values as the first."""
         # What the file says of its columns' parts is not asked for: PyArrow ends the process where that is damaged.
         leaves = [leaf for leaf in self._file.schema if _top(leaf.path, columns)]
         values = sum(not leaf.max_repetition_level for leaf in leaves)
@@ -70,7 +70,7 @@ class Parquet(TableFile):
         if lists and group is not None:
             first = next(self._file.iter_batches(1, row_groups=[group], columns=lists), None)
             values += sum(len(column.flatten()) for column in first.columns) if first is not None else 0
-        return max(1, int(base.BLOCK_BYTES / 8 / max(1, values)))
+        return max(1, int(base.BLOCK_BYTES / base.TABLE_SHARE / 8 / max(1, values)))
 
 
 def _top(path: str, columns: list[str]) -> bool:

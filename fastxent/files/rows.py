@@ -311,7 +311,7 @@ def _gathered(blocks: Iterator[Block]) -> Iterator[Block]:
     size = 0
     for block in blocks:
         n_bytes = sum(array.nbytes for array in block.values())
-        if parts and size + n_bytes > base.BLOCK_BYTES:
+        if parts and size + n_bytes > base.BLOCK_BYTES // base.TABLE_SHARE:
             yield _joined(parts)
             parts, size = [], 0
         parts.append(block)
