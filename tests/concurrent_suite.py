@@ -13,7 +13,7 @@ import warnings
 import bits_suite
 import numba
 import numpy as np
-from guarded_suite import layout_calls, linear_calls, make_case
+from guarded_suite import compare_calls, layout_calls, linear_calls, make_case
 
 from fastxent.kernels import row_cross_entropy, row_softmax
 
@@ -25,7 +25,9 @@ def calls():
     for n, c in ((4000, 12), (30, 70)):
         case = make_case(n, c, np.dtype("f4"), np.random.default_rng(c))
         every = [bits_suite.calls(case), bits_suite.score_calls(case), linear_calls(case)]
-        for name, function, arguments, options in itertools.chain(*every, layout_calls(case) if n < 100 else ()):
+        if n < 100:
+            every += [layout_calls(case), compare_calls(case)]
+        for name, function, arguments, options in itertools.chain(*every):
             if "out" not in options and "in place" not in name:  # each call would want its own
                 yield function, arguments, options
 
