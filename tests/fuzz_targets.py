@@ -27,7 +27,7 @@ import numpy as np
 
 MOST_S = 1.0  # of processor time, for a small input
 MOST_BYTES = 10  # of memory for a byte of a file
-LEAST_BYTES = 192 << 20  # and so much in any case: blocks, threads and their heaps, what libraries load late
+LEAST_BYTES = 96 << 20  # and so much in any case: blocks, threads and their heaps, what libraries load late
 REFUSED = (ValueError, TypeError, OSError, MemoryError)
 SPLIT = b"\n===\n"  # between the files of a folder
 
