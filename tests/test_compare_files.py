@@ -90,6 +90,23 @@ def test_blocks_of_other_sizes_and_axes_are_brought_together():
     assert compared(models, "image-y.npy") == compare(*images, Y.reshape(20, 30), axis=1)
 
 
+@pytest.mark.parametrize("lead", ["old.npy", "old.parquet"])
+def test_several_readers_at_once_give_the_bits_of_one(lead, monkeypatch, capsys):
+    monkeypatch.setattr("fastxent.jobs.score.READER_BYTES", OLD.nbytes // 3)
+    monkeypatch.setattr("fastxent.threads.get_threads", lambda: 2)
+    models = [(lead, Wanted(columns="logit_*" if lead == "old.parquet" else None)), ("new.npy", Wanted())]
+    told, options = [], {"names": ("A", "B"), "bootstrap": 20}
+    made, _ = compare_files(models, "y.npy", options, lambda *facts: told.append(facts))
+    assert made.result() == compare(OLD, NEW, Y, bootstrap=20)
+    assert told[-1] == ("comparing", 1.0, N, OLD.nbytes + NEW.nbytes)
+    assert {what for what, *_ in told} == {"compiling, or loading what is compiled", "comparing"}
+    bad = NEW.copy()
+    bad[[30, 411]] = np.nan
+    np.save("new.npy", bad)
+    with pytest.raises(ValueError, match="^B: row 30 has a NaN"):
+        compare_files(models, "y.npy", options)
+
+
 def test_members_of_one_file(capsys):
     keys = "--predictions-key a --predictions-key b --target-key y --cluster document --kind logits"
     code, out, _ = run(capsys, "all.npz", "all.npz", "all.npz", *keys.split(), "--json", "-")

@@ -2,11 +2,12 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fastxent.files.base import Chunk
 from fastxent.files.scan import Scan, Wanted
-from fastxent.jobs.score import Progress
+from fastxent.jobs.score import Progress, read_at_once, readers_of
 
 if TYPE_CHECKING:
     from fastxent.comparing.comparer import Comparer
@@ -47,12 +48,26 @@ def compare_files(
     from fastxent import checks  # loads Numba: a missing file is told without waiting for it
     from fastxent.comparing.comparer import Comparer
 
-    comparer = Comparer(len(models), **options)
+    def added(chunks: Iterator[Chunk], comparer: Comparer) -> Iterator[None]:
+        for chunk in chunks:
+            given = {"ids": chunk.ids, "by": chunk.by, "cluster": chunk.cluster, "sample_weight": chunk.weight}
+            with checks.part_of((chunk.start + chunk.n_rows,), (chunk.start,)):  # errors name rows of the file
+                comparer.update(chunk.predictions, *chunk.others, target=chunk.target, start=chunk.start, **given)
+            yield
+
+    comparer, *others_at_once = (Comparer(len(models), **options) for _ in range(readers_of(scan)))
+    if others_at_once:
+
+        def opened(rows: tuple[int, int | None]) -> Scan:
+            return Scan(first, target, wanted, rows, others)
+
+        parts = [comparer, *others_at_once]
+        read_at_once(scan, opened, lambda own, part: added(own.here(), part), parts, "comparing", tell)
+        for part in others_at_once:
+            comparer.merge(part)
+        return comparer, scan.class_names
     tell("compiling, or loading what is compiled", 0.0, 0, 0)
-    for chunk in scan:
-        given = {"ids": chunk.ids, "by": chunk.by, "cluster": chunk.cluster, "sample_weight": chunk.weight}
-        with checks.part_of((chunk.start + chunk.n_rows,), (chunk.start,)):  # errors name rows of the file
-            comparer.update(chunk.predictions, *chunk.others, target=chunk.target, start=chunk.start, **given)
+    for _ in added(iter(scan), comparer):
         tell("comparing", scan.fraction, scan.rows_read, scan.bytes_read)
     return comparer, scan.class_names
 

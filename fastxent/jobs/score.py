@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ MOST_READERS = 8  # each has a block of rows in memory, and its turns in the int
 READER_BYTES = 1 << 27  # about as much in a reader's range: beginning one costs little beside it
 TOLD_EVERY_S = 0.1
 _MALLOC_ARENAS = -8  # M_ARENA_MAX
+
+Result = TypeVar("Result")
 
 # Called with what is being done, the fraction done (0 to 1), the rows, and the bytes of predictions read so far.
 Progress = Callable[[str, float, int, int], None]
@@ -95,9 +97,9 @@ def score_files(
 
     from fastxent.scoring.scorer import Scorer  # loads Numba: a missing file is told without waiting for it
 
-    readers = min(MOST_READERS, current_threads(), scan.n_bytes // READER_BYTES)
-    if readers > 1 and scan.at_once and state is None and rows is None:
-        return _at_once(job, scan, cuts_of(scan, readers, READER_BYTES), readers, tell)
+    readers = readers_of(scan) if state is None and rows is None else 1
+    if readers > 1:
+        return _at_once(job, scan, readers, tell)
     scorer = Scorer(n_classes=scan.n_classes, **job.options)
     if state is not None:
         columns = {name: value for name, value in asdict(job.wanted).items() if value is not None}
@@ -117,6 +119,11 @@ def score_files(
         if state is not None:
             state.save(scorer)
     return scorer
+
+
+def readers_of(scan: Scan) -> int:
+    """How many readers at once are quicker than one, each with about as many bytes as it is worth beginning for."""
+    return max(1, min(MOST_READERS, current_threads(), scan.n_bytes // READER_BYTES)) if scan.at_once else 1
 
 
 def cuts_of(scan: Scan, cores: int, part_bytes: int) -> "list[tuple[int, int | None]]":
@@ -150,47 +157,74 @@ def _added(
         yield
 
 
-def _at_once(job: Job, scan: Scan, ranges: "list[tuple[int, int | None]]", readers: int, tell: Progress) -> "Scorer":
-    """Score ranges of rows, as many at once as there are readers: none waits for another one, as in a parallel loop."""
+def _at_once(job: Job, scan: Scan, readers: int, tell: Progress) -> "Scorer":
+    """Score a job by several readers at once."""
     from fastxent.scoring.scorer import Scorer
 
-    before, threads, n_classes = scan.fingerprint(), max(1, current_threads() // readers), scan.n_classes
-    told, left = [(0, 0)] * len(ranges), Event()
-    idle = [Scorer(n_classes=n_classes, **job.options) for _ in range(readers)]
+    scorers = [Scorer(n_classes=scan.n_classes, **job.options) for _ in range(readers)]
+    read_at_once(scan, job.scan, lambda own, scorer: _added(job, own, scorer, own.here()), scorers, "scoring", tell)
+    whole, *others = scorers
+    for scorer in others:
+        whole.merge(scorer)
+    whole.about["finished"] = True
+    return whole
 
-    def score(k: int) -> None:
-        scan = job.scan(ranges[k])
+
+def read_at_once(
+    scan: Scan,
+    opened: "Callable[[tuple[int, int | None]], Scan]",
+    added: Callable[[Scan, Result], Iterator[None]],
+    results: list[Result],
+    what: str,
+    tell: Progress,
+) -> None:
+    """Read ranges of rows, as many at once as there are results: none waits for another one, as in a parallel loop.
+
+    Parameters
+    ----------
+    scan : Scan
+        Of all rows.
+    opened : callable
+        Opens the files again, to read a range of the rows.
+    added : callable
+        Adds to a result what a scan reads, and yields after each chunk.
+    results : list
+        Each gets some of the ranges.
+    what, tell
+        As in `Progress`.
+    """
+    before, threads = scan.fingerprint(), max(1, current_threads() // len(results))
+    ranges, idle = cuts_of(scan, len(results), READER_BYTES), list(results)
+    told, left = [(0, 0)] * len(ranges), Event()
+
+    def read(k: int) -> None:
+        scan = opened(ranges[k])
         if scan.fingerprint() != before:
             raise changed(scan.name)
-        scorer = idle.pop()
+        result = idle.pop()
         try:
             with limited(threads):
-                for _ in _added(job, scan, scorer, scan.here()):
+                for _ in added(scan, result):
                     told[k] = scan.rows_read, scan.bytes_read
                     if left.is_set():
                         break
         finally:
-            idle.append(scorer)
+            idle.append(result)
 
     n_rows = scan.n_rows or 1
     tell("compiling, or loading what is compiled", 0.0, 0, 0)
-    with ThreadPoolExecutor(readers, "fastxent reads and scores") as pool:
-        parts = deque(pool.submit(score, k) for k in range(len(ranges)))
+    with ThreadPoolExecutor(len(results), "fastxent reads and scores") as pool:
+        parts = deque(pool.submit(read, k) for k in range(len(ranges)))
         try:
             while parts:  # in their order, so that the first offending row is told of
                 done, _ = wait([parts[0]], TOLD_EVERY_S)
                 if done:
                     parts.popleft().result()
-                read, n_bytes = map(sum, zip(*told))
-                tell("scoring", read / n_rows, read, n_bytes)
+                rows_read, n_bytes = map(sum, zip(*told))
+                tell(what, rows_read / n_rows, rows_read, n_bytes)
         finally:
             left.set()
             pool.shutdown(wait=False, cancel_futures=True)
-    whole = idle.pop()
-    for scorer in idle:
-        whole.merge(scorer)
-    whole.about["finished"] = True
-    return whole
 
 
 def _share_free_memory() -> None:
