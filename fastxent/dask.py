@@ -20,6 +20,7 @@ from fastxent import checks, gradients, losses
 from fastxent.arrays import kind_of
 from fastxent.kernels.exactsum import exact_sum_merge
 from fastxent.reductions import NO_ROWS, divide, new_sums, values_of
+from fastxent.scoring.groups import as_groups
 from fastxent.scoring.scorer import NOTHING_SCORED, Score, Scorer, ids_of
 from fastxent.slices import F64
 from fastxent.threads import limited
@@ -265,6 +266,7 @@ def score(
     target: "Array | ArrayLike",
     *,
     ids: "Array | ArrayLike | None" = None,
+    by: "Array | ArrayLike | None" = None,
     sample_weight: "Array | ArrayLike | None" = None,
     axis: int = -1,
     threads: int | None = 1,
@@ -276,7 +278,7 @@ def score(
     ----------
     predictions : dask array, shape (..., C)
         Any chunks.
-    target, ids, sample_weight : dask arrays or arrays
+    target, ids, by, sample_weight : dask arrays or arrays
         As in `fastxent.score`; cut, or rechunked, to the predictions' rows.
     axis : int
         The class axis.
@@ -306,7 +308,8 @@ def score(
     """
     new_scorer = partial(Scorer, **options, threads=_as_threads(threads))
     ignore_index = new_scorer().options["ignore_index"]  # complains about the options here and now
-    extra = {} if ids is None else {"ids": (ids, ids_of)}
+    given = {"ids": (ids, ids_of), "by": (by, _groups_of)}
+    extra = {name: one for name, one in given.items() if one[0] is not None}
     batch = _Batch("predictions", predictions, target, axis, None, sample_weight, ignore_index, extra)
     parts = batch.each_chunk(partial(_score_part, new_scorer, batch.shape), placed=True)
     return _tree(parts, _merge_scorers, _finish_score, OBJECT).to_delayed().item()
@@ -324,6 +327,7 @@ def _score_part(
     starts: tuple[int, ...],
     sample_weight: np.ndarray | None = None,
     ids: np.ndarray | None = None,
+    by: np.ndarray | None = None,
 ) -> Scorer:
     """A score card of the rows that begin at `starts` in the whole, of leading shape `shape`."""
     rows, start = predictions.shape[:-1], None
@@ -331,7 +335,12 @@ def _score_part(
         start = starts[0] * math.prod(shape[1:])
     elif ids is None:
         ids = np.ravel_multi_index(np.ix_(*(np.arange(i, i + n) for i, n in zip(starts, rows))), shape)
-    return new_scorer().update(predictions, target, start=start, ids=ids, sample_weight=sample_weight)
+    return new_scorer().update(predictions, target, start=start, ids=ids, by=by, sample_weight=sample_weight)
+
+
+def _groups_of(by: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Names of groups, one a row."""
+    return as_groups(by, shape).reshape(shape)
 
 
 def _weight_part(

@@ -85,7 +85,8 @@ def run(capsys, *arguments):
 def tables():
     np.save("xt.npy", X.T.copy())
     np.savez_compressed("all.npz", predictions=X, target=Y)
-    table = pa.table({"y": Y, "w": W, "id": 9 * np.arange(N), **{f"logit_{k}": X[:, k] for k in range(C)}})
+    logits = {f"logit_{k}": X[:, k] for k in range(C)}
+    table = pa.table({"y": Y, "w": W, "id": 9 * np.arange(N), **logits, "group": [f"g{i % 11}" for i in range(N)]})
     pq.write_table(table, "t.parquet", row_group_size=700)
     arrow_csv.write_csv(table, "t.csv")
 
@@ -97,8 +98,9 @@ def tables():
         "x.npy y.npy --ignore-index 3 --temperature 1.5 --top-k 1,2 --worst 4 --first-row 1000",
         "xt.npy y.npy --axis 0",
         "all.npz",
-        "t.parquet --target-column y --weight-column w --id-column id",
+        "t.parquet --columns logit_* --target-column y --weight-column w --id-column id",
         "t.csv --columns logit_* --target-column y",
+        "t.parquet --columns logit_* --target-column y --by group",
         "x.npy t.parquet --target-column y",
     ],
 )

@@ -166,6 +166,19 @@ def test_worst_rows_have_their_place_in_the_whole_or_their_ids():
     assert named == lazy.score(z, Y, worst=7, ids=ids).compute() == fastxent.score(Z, Y, worst=7, ids=ids)
 
 
+def test_groups_have_the_bits_of_one_call(compute):
+    rng, whole = np.random.default_rng(6), da.from_array(Z, chunks=(90, 5))
+    country = np.array(["Chile", "India", "Peru"])[rng.integers(0, 3, N)]
+    for by in (country, rng.integers(-2, 40, N)):
+        lazies = [lazy.score(whole, da.from_array(Y, chunks=200), by=x) for x in (by, da.from_array(by, chunks=77))]
+        want = fastxent.score(Z, Y, by=by)
+        for card in compute(*lazies):
+            assert card == want
+            assert dict(card.groups) == dict(want.groups)
+    with pytest.raises(ValueError, match=r"^by: shape \(3,\)"):
+        lazy.score(whole, Y, by=country[:3])
+
+
 def test_nothing_is_computed_before_it_is_asked_for():
     def never():
         raise AssertionError("computed")
