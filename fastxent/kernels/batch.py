@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import typeof, types
 
-from fastxent.kernels import brier, cards, chunks, distributions, elementary, focal, standings
+from fastxent.kernels import brier, cards, chunks, distributions, elementary, focal, softmax_groups, standings
 from fastxent.kernels import temperature as tempering
 from fastxent.kernels.blocks import (  # noqa: F401  (the reasons are this module's, to its callers)
     CARD,
@@ -411,12 +411,14 @@ def logsumexp(z, temperature):
 
 def softmax(z, temperature, out):
     """e^(z/T) over its sum; ``out`` has the shape of z and may be z."""
-    return _same_shape(distributions.softmax, z, temperature, out)
+    wide = temperature == 1.0 and z.shape[2] > TILE_CLASSES
+    return _same_shape(softmax_groups.softmax_groups if wide else distributions.softmax, z, temperature, out)
 
 
 def log_softmax(z, temperature, out):
     """The logarithm of softmax."""
-    return _same_shape(distributions.log_softmax, z, temperature, out)
+    wide = temperature == 1.0 and z.shape[2] > TILE_CLASSES
+    return _same_shape(softmax_groups.log_softmax_groups if wide else distributions.log_softmax, z, temperature, out)
 
 
 def _same_shape(chunk, z, temperature, out):

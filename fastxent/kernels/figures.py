@@ -85,7 +85,7 @@ def _row_alone(p, n, label, scale, scale_low, figures, r):
 
 @inline
 def row_figures_and_terms(
-    p, step, n, m, label, scale, scale_low, figures, terms, terms_step, begin, go_on, end, context
+    p, step, n, m, label, scale, scale_low, figures, terms, terms_step, note, notes, begin, go_on, end, context
 ):
     """The same with the terms of row_groups.group_terms, which see, where T = 1.
 
@@ -98,8 +98,9 @@ def row_figures_and_terms(
         for r in range(0, m, width):
             group, rows = offset(p, r * step), min(width, m - r)
             k, served = group_terms(
-                group, step, rows, n, label, r, f, pointer(sums, 0), terms, terms_step, begin, go_on, end, context
-            )
+                group, step, rows, n, label, r, f, pointer(sums, 0), terms, terms_step, math.inf, note, notes,
+                begin, go_on, end, context,
+            )  # fmt: skip
             store_double(f, REFERENCE * ROWS + r, k)
             serves &= served
     if not serves:

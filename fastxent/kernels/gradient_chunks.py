@@ -66,7 +66,7 @@ from fastxent.kernels.memory import (
     streamed,
 )  # fmt: skip
 from fastxent.kernels.narrow import read_type
-from fastxent.kernels.row_groups import nothing
+from fastxent.kernels.row_groups import no_notes, note_nothing, nothing
 from fastxent.kernels.rows import lanes
 from fastxent.kernels.simd import fill, first_lanes, splat
 from fastxent.kernels.soft import smoothed_figures, soft_figures
@@ -156,7 +156,10 @@ def label_gradients(start, stop, like, t_like, integers, reals, labels, class_we
         if bad >= 0:
             return refuse(report, bad, LABEL)
         p, step = row_block(view, like, i, m, n, buffer)
-        row_figures_and_terms(p, step, n, m, label, scale, scale_low, figures, None, 0, nothing, nothing, nothing, ())
+        row_figures_and_terms(
+            p, step, n, m, label, scale, scale_low, figures, None, 0, note_nothing, no_notes,
+            nothing, nothing, nothing, (),
+        )  # fmt: skip
         nll_of(figures, values, m, scale, scale_low)
         settle_labels(values, label, m, i, class_weight, sample_weight, True, factors, out, sums)
         row_scales(integers, reals, class_weight, sample_weight, label, i, m, scales)

@@ -29,22 +29,20 @@ from fastxent.kernels.figures import LABELS, nll_of, row_figures_and_terms
 from fastxent.kernels.gradient_chunks import NEAR_ELEMENTS, row_scales, view_at, weigh
 from fastxent.kernels.gradients import FACTOR, OWN, PARTS, factors_of, fill_row, label_row, refer
 from fastxent.kernels.jit import compiled, inline
-from fastxent.kernels.memory import (
-    in_use,
-    load,
-    offset,
-    pointer,
-    scratch,
-    store,
-    store_some,
-    store_streaming,
-    streamed,
-    to_aligned,
-)  # fmt: skip
+from fastxent.kernels.memory import in_use, offset, pointer, scratch, streamed
 from fastxent.kernels.narrow import read_type, room
-from fastxent.kernels.row_groups import REFERENCE, SMALL
-from fastxent.kernels.rows import lanes
-from fastxent.kernels.simd import fill, first_lanes, select
+from fastxent.kernels.row_groups import REFERENCE, SMALL, any_small, note_least
+from fastxent.kernels.row_streams import (
+    LINE,
+    aligned,
+    finish_row,
+    flush,
+    go_on_with_row,
+    no_row,
+    side_by_side,
+    start_row,
+)  # fmt: skip
+from fastxent.kernels.simd import fill, select
 from fastxent.kernels.tiles import ROWS
 
 
@@ -61,14 +59,14 @@ def label_gradients_of_terms(
     label, held_label = scratch(np.int64, 0, LABELS), scratch(np.int64, 0, LABELS)
     values = scratch(np.float64, 0, ROWS)
     factors = scratch(np.float64, 0, ROWS)
-    line, waiting = scratch(read_type(like), 0, 64), scratch(np.int64, 0, 1)
+    line, waiting = scratch(read_type(like), 0, LINE), scratch(np.int64, 0, 1)
     waiting[0] = 0
     buffer, other = copy_buffer(view, like, n, 0), copy_buffer(view, like, n, 0)
     most = max(1, min(NEAR_ELEMENTS // n, ROWS))
     terms_step = (n + 15) & -16
     kept, kept_too = room(like, most * terms_step + 48), room(like, most * terms_step + 48)
     terms, held_terms = aligned(kept), aligned(kept_too)
-    flat = streaming and o_view[2] == n and (stop <= o_view[4] or o_view[1] == n * o_view[4])
+    pen = pointer(line, 0), waiting, streaming, side_by_side(o_view, stop, n)
     i, held, step = start, 0, np.int64(0)
     p, o = strided(view, like, start), strided(o_view, like, start)
     while i < stop or held > 0:
@@ -82,10 +80,11 @@ def label_gradients_of_terms(
             buffer, other = other, buffer
         o = strided(o_view, like, i - held)
         rows = held_p, held_step, n, held_terms, terms_step, held_label, held_figures, held_parts, held_scales
-        context = rows, held, o, o_view[2], pointer(line, 0), waiting, streaming, flat
+        context = rows, held, o, o_view[2], pen
         row_figures_and_terms(
-            p, step, n, m, label, 1.0, 0.0, figures, terms, terms_step, begin_row, go_on_with_row, end_row, context
-        )
+            p, step, n, m, label, 1.0, 0.0, figures, terms, terms_step, note_least, any_small,
+            begin_row, go_on, end_row, context,
+        )  # fmt: skip
         for r in range(m, held):
             end_row(0, begin_row(r, context))
         nll_of(figures, values, m, 1.0, 0.0)
@@ -100,7 +99,7 @@ def label_gradients_of_terms(
         label, held_label = held_label, label
         terms, held_terms = held_terms, terms
         if i >= stop:
-            flush(offset(o, held * o_view[2]), pointer(line, 0), waiting)
+            flush(offset(o, held * o_view[2]), pen)
         i, held = i + m, m
     in_use(kept)
     in_use(kept_too)
@@ -108,101 +107,37 @@ def label_gradients_of_terms(
 
 
 @inline
-def aligned(array):
-    """A pointer into an array, to the first element that is aligned to a vector."""
-    p = pointer(array, 0)
-    return offset(p, to_aligned(p, 16))
-
-
-@inline
 def begin_row(r, context):
-    """Begin to write row r of a block whose figures are made, if it has so many.
-
-    Whole lines go past the caches. The last one of a row is finished by the next row if they are side by side; until
-    then ``line`` holds as many of its elements as ``waiting`` says.
-    """
-    (p, step, n, terms, terms_step, label, figures, parts, scales), held, o, o_step, line, waiting, streaming, flat = (
-        context
-    )
-    first, left = 0, 0
+    """Begin to write row r of those held, if it is one."""
+    (p, step, n, terms, terms_step, label, figures, parts, scales), held, o, o_step, pen = context
     source, target = offset(terms, r * terms_step), offset(o, r * o_step)
-    factor, own = fill(p, parts[FACTOR, r]), fill(p, parts[OWN, r])
+    values = fill(p, parts[FACTOR, r]), fill(p, parts[OWN, r])
     if r < held:
         if label[r] >= 0 and figures[REFERENCE, r] == figures[REFERENCE, r] and figures[SMALL, r] == 0.0:
-            if streaming:
-                first = to_aligned(target, lanes(p))
-            left = n - first
-            if first > 0:
-                g = value(load(source, 0), factor, own)
-                if waiting[0] > 0:
-                    store(line, waiting[0], g)
-                    store_streaming(offset(target, -waiting[0]), 0, load(line, 0))
-                    waiting[0] = 0
-                else:
-                    store_some(target, 0, first_lanes(first, factor), g)
+            return start_row(value, values, source, n, target, pen)
+        flush(target, pen)
+        if label[r] < 0:
+            fill_row(0.0, n, target)
         else:
-            flush(target, line, waiting)
-            if label[r] < 0:
-                fill_row(0.0, n, target)
-            else:
-                given = offset(pointer(figures, 0), r), offset(pointer(parts, 0), r), scales[r], 1.0, 0.0
-                label_row(offset(p, r * step), n, label[r], *given, target, streaming)
-    return offset(source, first), offset(target, first), left, factor, own, line, waiting, streaming, flat
+            given = offset(pointer(figures, 0), r), offset(pointer(parts, 0), r), scales[r], 1.0, 0.0
+            label_row(offset(p, r * step), n, label[r], *given, target, pen[2])
+    return no_row(values, source, target, pen)
 
 
 @inline
-def go_on_with_row(i, row):
+def go_on(i, row):
     """Write four vectors."""
-    source, target, left, factor, own, _, _, streaming, _ = row
-    width = lanes(source)
-    if i + 4 * width <= left:
-        a, b = load(source, i), load(source, i + width)
-        c, d = load(source, i + 2 * width), load(source, i + 3 * width)
-        a, b, c, d = value(a, factor, own), value(b, factor, own), value(c, factor, own), value(d, factor, own)
-        if streaming:
-            store_streaming(target, i, a)
-            store_streaming(target, i + width, b)
-            store_streaming(target, i + 2 * width, c)
-            store_streaming(target, i + 3 * width, d)
-        else:
-            store(target, i, a)
-            store(target, i + width, b)
-            store(target, i + 2 * width, c)
-            store(target, i + 3 * width, d)
+    go_on_with_row(value, i, row)
 
 
 @inline
 def end_row(i, row):
-    """Write the rest, from element i or what go_on_with_row left before it."""
-    source, target, left, factor, own, line, waiting, streaming, flat = row
-    width = lanes(source)
-    i = min(i, left // (4 * width) * (4 * width))
-    while i + width <= left:
-        g = value(load(source, i), factor, own)
-        if streaming:
-            store_streaming(target, i, g)
-        else:
-            store(target, i, g)
-        i += width
-    if i < left:
-        g = value(load(source, i), factor, own)
-        if flat:
-            store(line, 0, g)
-            waiting[0] = left - i
-        else:
-            store_some(target, i, first_lanes(left - i, factor), g)
+    """Write the rest."""
+    finish_row(value, i, row)
 
 
 @inline
-def value(term, factor, own):
+def value(term, values):
     """A vector of the gradient: the label's term is inf."""
+    factor, own = values
     return select(term == math.inf, own, term * factor)
-
-
-@inline
-def flush(target, line, waiting):
-    """What waits for the row that begins at ``target``."""
-    if waiting[0] > 0:
-        v = load(line, 0)
-        store_some(offset(target, -waiting[0]), 0, first_lanes(waiting[0], v), v)
-        waiting[0] = 0

@@ -19,6 +19,7 @@ from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_add, exact_sum_merge
 from fastxent.kernels.gradient_chunks import label_gradients, label_gradients_tiles
 from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.memory import scratch
+from fastxent.kernels.softmax_groups import softmax_groups
 from fastxent.kernels.tiles import TILE_CLASSES
 
 __all__ = [
@@ -173,7 +174,10 @@ def row_softmax(z, out):
     _describe(z, integers, reals)
     _put(out, integers, 5)
     none = reals[:0]
-    softmax(0, 1, z, z, integers, reals, labels, none, none, losses, sums[:0], report)
+    if z.size <= TILE_CLASSES:
+        softmax(0, 1, z, z, integers, reals, labels, none, none, losses, sums[:0], report)
+    else:
+        softmax_groups(0, 1, z, z, integers, reals, labels, none, none, losses, sums[:0], report)
 
 
 @compiled

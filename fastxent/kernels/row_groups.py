@@ -34,6 +34,7 @@ from fastxent.kernels.simd import (
     is_float32,
     join,
     lane_numbers,
+    max_reduce,
     maximum,
     select,
     splat,
@@ -45,8 +46,9 @@ from fastxent.kernels.transpose import max_across, sum_across
 # Bytes of a cache line, and how far ahead memory is asked for: into the second-level cache, where many lines may be on
 # their way, then from there into the first.
 LINE, FAR, NEAR = 64, 8192, 1024
-# Rows of figures beside those of rows.py: k of the terms that were kept, and whether any may have been floored.
-REFERENCE, SMALL = 4, 5
+# Rows of figures beside those of rows.py: k of the terms that were kept; and whether any may have been floored, or the
+# largest logit.
+REFERENCE, SMALL, TOP = 4, 5, 5
 # Terms below it may have been.
 lowest_term = by_type(2.0 ** (elementary.FLOOR32 + 1), 2.0 ** (elementary.FLOOR64 + 1))
 
@@ -76,35 +78,41 @@ def _group_sums(sums, like):
     return both
 
 
-def noted(terms, i, e, least):
-    """A vector of terms goes to ``terms``, unless there is none. Returns the least so far."""
+@inline
+def note_nothing(terms, i, x, e, extreme):
+    """Terms are not kept."""
+    return extreme
 
 
-@overload(noted, jit_options=INLINE)
-def _noted(terms, i, e, least):
-    if isinstance(terms, types.NoneType):
-        return lambda terms, i, e, least: least
-
-    def stored(terms, i, e, least):
-        store(terms, i, e)
-        return select(e < least, e, least)
-
-    return stored
+@inline
+def no_notes(figures, r, extreme):
+    """Nothing is known of a row's terms."""
 
 
-def row_noted(terms, figures, r, least):
-    """Whether a term may have been floored goes to row SMALL of the figures, if terms are kept."""
+@inline
+def note_least(terms, i, x, e, extreme):
+    """A vector of terms goes to ``terms``. Returns the least so far."""
+    store(terms, i, e)
+    return select(e < extreme, e, extreme)
 
 
-@overload(row_noted, jit_options=INLINE)
-def _row_noted(terms, figures, r, least):
-    if isinstance(terms, types.NoneType):
-        return lambda terms, figures, r, least: None
+@inline
+def any_small(figures, r, extreme):
+    """Whether a row's term may have been floored goes to row SMALL of the figures."""
+    figures[SMALL * ROWS + r] = 0.0 if not any_lane(~(extreme >= lowest_term(extreme))) else 1.0
 
-    def stored(terms, figures, r, least):
-        figures[SMALL * ROWS + r] = 0.0 if not any_lane(~(least >= lowest_term(terms))) else 1.0
 
-    return stored
+@inline
+def note_top(terms, i, x, e, extreme):
+    """A vector of terms goes to ``terms``. Returns the largest logit so far."""
+    store(terms, i, e)
+    return maximum(extreme, x)
+
+
+@inline
+def top_of_row(figures, r, extreme):
+    """A row's largest logit goes to row TOP of the figures."""
+    figures[TOP * ROWS + r] = max_reduce(extreme)
 
 
 def row_of(terms, i):
@@ -130,15 +138,22 @@ def group_exp_sums(p, step, m, n, label, r, figures, sums):
     The reference is the largest of a row's first vector. A is NaN, or far too small, where that does not serve: last
     comes whether it always did.
     """
-    _, serves = group_terms(p, step, m, n, label, r, figures, sums, None, 0, nothing, nothing, nothing, ())
+    _, serves = group_terms(
+        p, step, m, n, label, r, figures, sums, None, 0, 0.0, note_nothing, no_notes, nothing, nothing, nothing, ()
+    )
     return serves
 
 
 @inline
-def group_terms(p, step, m, n, label, r, figures, sums, terms, terms_step, begin, go_on, end, context):
+def group_terms(
+    p, step, m, n, label, r, figures, sums, terms, terms_step, first, note, notes, begin, go_on, end, context
+):
     """The same with each row's terms e^z·2^-k to ``terms`` (unless None), rows terms_step apart, in whole vectors.
 
     The label's term is inf, and so is what follows the last. First comes what k is for the terms.
+
+    note(terms, i, x, e, extreme) keeps the terms e of logits x (floored, -inf for the label) and returns the next
+    extreme, after ``first``; then comes notes(figures, r, extreme).
 
     What else to do meanwhile: begin(r, context) before row r is read, which returns what the others get; go_on(i, that)
     with element i, for every fourth vector; and end(i, that) from such an element on.
@@ -161,11 +176,11 @@ def group_terms(p, step, m, n, label, r, figures, sums, terms, terms_step, begin
         own = min(max(y, 0) // width * width, last)
         if 2 * row >= m:  # the next group's first vectors, which are read together
             for j in range(2):
-                first = offset(p, (width + 2 * row - m + j) * step)
-                prefetch(first, 0)
-                prefetch(first, width - 1)
+                following = offset(p, (width + 2 * row - m + j) * step)
+                prefetch(following, 0)
+                prefetch(following, width - 1)
         constants, seen = term_constants(magic), nothing_seen(p)
-        total, low, least = splat(0.0), splat(0.0), fill(p, math.inf)
+        total, low, extreme = splat(0.0), splat(0.0), fill(p, first)
         for i in range(0, last - 3 * width, 4 * width):
             for j in range(0, 4 * width, line):
                 ask(z, i + j)
@@ -174,8 +189,8 @@ def group_terms(p, step, m, n, label, r, figures, sums, terms, terms_step, begin
             a, b, c, d = load(z, i0), load(z, i1), load(z, i2), load(z, i3)
             a, b, c, d = maximum(a, floor), maximum(b, floor), maximum(c, floor), maximum(d, floor)
             four, found, apart = four_terms_apart(a, b, c, d, constants)
-            least = noted(kept, i1, apart[1], noted(kept, i0, apart[0], least))
-            least = noted(kept, i3, apart[3], noted(kept, i2, apart[2], least))
+            extreme = note(kept, i1, b, apart[1], note(kept, i0, a, apart[0], extreme))
+            extreme = note(kept, i3, d, apart[3], note(kept, i2, c, apart[2], extreme))
             go_on(i, other)
             seen = seen | found
             total, low = add_terms(total, low, four)
@@ -183,26 +198,29 @@ def group_terms(p, step, m, n, label, r, figures, sums, terms, terms_step, begin
         for i in range(last - last % (4 * width), last, width):
             ask(z, i)
             i0 = beside(i, own, width)
-            e, found = one_term(maximum(load(z, i0), floor), constants)
-            least = noted(kept, i0, e, least)
+            x = maximum(load(z, i0), floor)
+            e, found = one_term(x, constants)
+            extreme = note(kept, i0, x, e, extreme)
             few, seen = few + e, seen | found
         total, low = add_terms(total, low, few)
         # Last comes what needs a mask: the memory that holds it was asked for with the rest.
         ask(z, last)
         mine = lane_numbers(floor) == y - own
-        few, found = one_term(maximum(select(mine, -math.inf, load(z, own)), floor), constants)
-        least = noted(kept, own, select(mine, math.inf, few), least)
+        x = maximum(select(mine, -math.inf, load(z, own)), floor)
+        few, found = one_term(x, constants)
+        extreme = note(kept, own, x, select(mine, math.inf, few), extreme)
         seen = seen | found
         if last + width < n:
             ask(z, n - 1)
             v = load_some(z, last + width, rest, -math.inf)
             mine = lane_numbers(v) == y - (last + width)
-            e, found = one_term(maximum(select(mine, -math.inf, v), floor), constants)
-            least = noted(kept, last + width, select(mine | ~rest, math.inf, e), least)
+            x = maximum(select(mine, -math.inf, v), floor)
+            e, found = one_term(x, constants)
+            extreme = note(kept, last + width, x, select(mine | ~rest, math.inf, e), extreme)
             few, seen = few + e, seen | found
         total, low = add_terms(total, low, few)
         end(max(last - last % (4 * width), 0), other)
-        row_noted(terms, figures, r + row, least)
+        notes(figures, r + row, extreme)
         figures[3 * ROWS + r + row] = z[max(y, 0)]
         total = total + low
         if exceeds(seen, p):

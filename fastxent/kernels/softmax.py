@@ -178,8 +178,8 @@ def others(p, n, terms, a, k, top):
         width = lanes(p)
         total, low = splat(0.0), splat(0.0)
         for i in range(0, n, 4 * width):
-            b, c = but(terms, i, largest), but(terms, i + width, largest)
-            d, e = but(terms, i + 2 * width, largest), but(terms, i + 3 * width, largest)
+            b, c = but(load(terms, i), largest), but(load(terms, i + width), largest)
+            d, e = but(load(terms, i + 2 * width), largest), but(load(terms, i + 3 * width), largest)
             total, low = add_terms(total, low, (b + c) + (d + e))
         rest = add_reduce(total + low)
     n = (bits(rest) >> 52) - 1023
@@ -187,9 +187,8 @@ def others(p, n, terms, a, k, top):
 
 
 @inline
-def but(terms, i, largest):
+def but(v, largest):
     """A vector of terms, 0 in the place of the largest."""
-    v = load(terms, i)
     return select(v == largest, 0.0, v)
 
 
