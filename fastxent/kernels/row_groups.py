@@ -45,7 +45,7 @@ from fastxent.kernels.transpose import max_across, sum_across
 
 # Bytes of a cache line, and how far ahead memory is asked for: into the second-level cache, where many lines may be on
 # their way, then from there into the first.
-LINE, FAR, NEAR = 64, 8192, 1024
+LINE, FAR, NEAR = 64, 8192, 2048
 # Rows of figures beside those of rows.py: k of the terms that were kept; and whether any may have been floored, or the
 # largest logit.
 REFERENCE, SMALL, TOP = 4, 5, 5
