@@ -411,18 +411,16 @@ def logsumexp(z, temperature):
 
 def softmax(z, temperature, out):
     """e^(z/T) over its sum; ``out`` has the shape of z and may be z."""
-    wide = temperature == 1.0 and z.shape[2] > TILE_CLASSES
-    return _same_shape(softmax_groups.softmax_groups if wide else distributions.softmax, z, temperature, out)
+    return _same_shape(distributions.softmax, softmax_groups.softmax_groups, z, temperature, out)
 
 
 def log_softmax(z, temperature, out):
     """The logarithm of softmax."""
-    wide = temperature == 1.0 and z.shape[2] > TILE_CLASSES
-    return _same_shape(softmax_groups.log_softmax_groups if wide else distributions.log_softmax, z, temperature, out)
+    return _same_shape(distributions.log_softmax, softmax_groups.log_softmax_groups, z, temperature, out)
 
 
-def _same_shape(chunk, z, temperature, out):
-    wide = wide_enough(z, temperature)
+def _same_shape(few, many, z, temperature, out):
+    wide, chunk = wide_enough(z, temperature), many if temperature == 1.0 and z.shape[2] > TILE_CLASSES else few
     result = out if wide is z else np.empty(z.shape)
     streaming = result.nbytes >= STREAM_BYTES and result.flags.aligned and not np.may_share_memory(wide, result)
     options = settings(z.shape[2], temperature=temperature, flag=streaming)
