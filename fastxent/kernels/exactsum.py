@@ -292,13 +292,14 @@ def exact_sum_units(state):
     """The sum as a whole number of 1 / UNITS, unrounded. ValueError when an infinity or a NaN was added."""
     if state[POS_INF] or state[NEG_INF] or state[NANS]:
         raise ValueError("state: holds an infinity or a NaN, which is no fraction")
-    return sum(_whole(state[first:N_LIMBS:2]) << (32 * first) for first in range(2))
+    carried = state.copy()
+    exact_sum_normalise(carried)
+    return units_of(carried)
 
 
-def _whole(limbs):
-    """The sum of limbs[k]·2^(64k), from their bytes: as unsigned numbers, less 2^64 for each that is negative."""
-    unsigned, negative = (int.from_bytes(a.astype("<i8").tobytes(), "little") for a in (limbs, limbs < 0))
-    return unsigned - (negative << 64)
+def units_of(carried):
+    """The whole number that limbs make which hold no carries."""
+    return int.from_bytes(carried[:N_LIMBS].astype("<u4").tobytes(), "little", signed=True)
 
 
 @inline

@@ -17,6 +17,7 @@ from fastxent.kernels.exactsum import (
     compact_sum_merge,
     exact_sum_add,
     exact_sum_merge,
+    exact_sum_normalise,
     exact_sum_value,
 )
 from fastxent.kernels.jit import compiled, inline
@@ -187,6 +188,14 @@ def group_values(slots, spill_index, spill, first, out):
     for k in range(out.size):
         group_state(slots, spill_index, spill, first + k, state)
         out[k] = exact_sum_value(state)
+
+
+@compiled
+def group_states(slots, spill_index, spill, first, out):
+    """The sums of the groups first, first + 1, ... as full states without carries, into int64[n, STATE_SIZE]."""
+    for k in range(out.shape[0]):
+        group_state(slots, spill_index, spill, first + k, out[k])
+        exact_sum_normalise(out[k])
 
 
 @compiled

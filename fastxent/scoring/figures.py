@@ -4,6 +4,7 @@ Nothing here calls libm: square roots, divisions and rational arithmetic round t
 """
 
 import dataclasses
+import functools
 import math
 from fractions import Fraction
 from typing import Any
@@ -14,7 +15,7 @@ from fastxent.intervals import NORMAL_95
 from fastxent.kernels import groups as grouped
 from fastxent.kernels import scorecard as card
 from fastxent.kernels.batch import exp_scalar
-from fastxent.kernels.exactsum import STATE_SIZE, UNITS, exact_sum_fraction, exact_sum_units, exact_sum_value
+from fastxent.kernels.exactsum import STATE_SIZE, UNITS, exact_sum_units, exact_sum_value, units_of
 from fastxent.kernels.pairs import sorted_pairs
 from fastxent.scoring.bootstrap import intervals
 from fastxent.scoring.result import ClassTable, Confusion, Histogram, Reliability, Score, WorstRow
@@ -45,11 +46,9 @@ class _Groups:
 
     def units(self, k: int) -> list[int]:
         """The k-th kind of sums, exactly, as whole numbers of 1 / UNITS: to reduce fractions would take long."""
-        out, one = [], np.empty(STATE_SIZE, np.int64)
-        for group in range(self._first[k], self._first[k] + self._size[k]):
-            grouped.group_state(*self._arrays, group, one)
-            out.append(exact_sum_units(one))
-        return out
+        states = np.empty((self._size[k], STATE_SIZE), np.int64)
+        grouped.group_states(*self._arrays, self._first[k], states)
+        return [units_of(state) for state in states]
 
 
 NLL, CONFIDENCE, WEIGHT, HITS, PREDICTED, BIN_WEIGHT, BIN_HITS, TOP, SCORES = range(9)  # kinds of grouped sums
@@ -84,7 +83,7 @@ def summarise(state: State) -> Score:
         brier=_ratio(float(exact_sum_value(sums[card.BRIER])), weight),
         entropy=_ratio(float(exact_sum_value(sums[card.ENTROPY])), weight),
         confidence=_ratio(float(exact_sum_value(sums[card.CONFIDENCE])), weight),
-        nll_histogram=Histogram(_fixed(nll_edges()), _fixed(tally.nll_rows.copy())),
+        nll_histogram=Histogram(nll_edges(), _fixed(tally.nll_rows.copy())),
         worst=tuple(WorstRow(i, label if hard else None, value) for i, label, value in worst),
         options={k: list(v) if isinstance(v, tuple) else v for k, v in vars(state.options).items()},
         **figures,
@@ -94,11 +93,12 @@ def summarise(state: State) -> Score:
     return result
 
 
+@functools.cache
 def nll_edges() -> np.ndarray:
     """The edges of the histogram of NLL."""
     octaves = 2.0 ** np.arange(card.FIRST_OCTAVE, card.LAST_OCTAVE)
     steps = octaves[:, None] * (1 + np.arange(card.QUARTERS) / card.QUARTERS)
-    return np.array([0.0, *steps.ravel(), 2.0**card.LAST_OCTAVE, math.inf, math.inf])
+    return _fixed(np.array([0.0, *steps.ravel(), 2.0**card.LAST_OCTAVE, math.inf, math.inf]))
 
 
 _LABEL_FIGURES = (
@@ -143,7 +143,7 @@ def _label_figures(state: State, nll: float, weight: float) -> dict[str, Any]:
     return {
         "accuracy": _ratio(all_hits, weight),
         "top_k_accuracy": {k: _ratio(float(v), weight) for k, v in zip(state.options.top_k, tops)},
-        "ece": float(Fraction(gaps, UNITS) / _total_weight(state)) if weight > 0 else math.nan,
+        "ece": gaps / _total_weight(state) if weight > 0 else math.nan,
         "skill": 1.0 - nll / prior if prior > 0 else math.nan,
         "roc_auc": auc,
         "roc_auc_resolution": resolution,
@@ -173,26 +173,30 @@ def _standard_error(state: State, n: int) -> float:
     if not all(math.isfinite(exact_sum_value(sums[k])) for k in used):  # squares of numbers above 1e154
         return math.inf
 
-    def exact(*columns: int) -> Fraction:
-        return sum((exact_sum_fraction(sums[k]) for k in columns), Fraction(0))
+    def exact(*columns: int) -> int:
+        return sum(exact_sum_units(sums[k]) for k in columns)
 
     r, rr = exact(card.R), exact(card.RR_HIGH, card.RR_LOW)
-    s = ss = Fraction(n)
+    s = ss = n * UNITS
     sr = r
     if weighted:
         s, ss, sr = exact(card.S), exact(card.SS_HIGH, card.SS_LOW), exact(card.SR_HIGH, card.SR_LOW)
     if s == 0:
         return math.nan
-    mean = r / s
-    return square_root(max(rr - 2 * mean * sr + mean * mean * ss, Fraction(0)) / (s * s))
+    return _root(max((rr * s - 2 * r * sr) * s + r * r * ss, 0) * UNITS, s**4)
 
 
 def square_root(x: Fraction) -> float:
     """sqrt(x), from an integer square root of at least 100 bits."""
-    if x == 0:
+    return _root(x.numerator, x.denominator)
+
+
+def _root(a: int, b: int) -> float:
+    """sqrt(a / b), from an integer square root of at least 99 bits. A fraction would have to be reduced."""
+    if a == 0:
         return 0.0
-    half = max(0, 100 - (x.numerator.bit_length() - x.denominator.bit_length()) // 2)
-    return float(Fraction(math.isqrt((x.numerator << (2 * half)) // x.denominator), 1 << half))
+    half = max(0, 100 - (a.bit_length() - b.bit_length()) // 2)
+    return math.isqrt((a << (2 * half)) // b) / (1 << half)
 
 
 def _roc_auc(state: State, groups: _Groups) -> tuple[float | None, float | None]:
@@ -216,10 +220,11 @@ def _roc_auc(state: State, groups: _Groups) -> tuple[float | None, float | None]
     return float((pairs + ties / 2) / all_pairs), float(ties / 2 / all_pairs)
 
 
-def _total_weight(state: State) -> Fraction:
+def _total_weight(state: State) -> int:
+    """The rows' weight as a whole number of 1 / UNITS."""
     if state.weighted:
-        return exact_sum_fraction(state.tally.sums[card.S])
-    return Fraction(int(state.tally.counts[card.KEPT]))
+        return exact_sum_units(state.tally.sums[card.S])
+    return int(state.tally.counts[card.KEPT]) * UNITS
 
 
 def _ratio(total: float, weight: float) -> float:
