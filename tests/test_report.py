@@ -57,7 +57,8 @@ def example(n=3000, n_classes=10, **more):
 def comparison():
     z, y = logits(500)
     by = np.array([*HOSTILE[:4], "b"])[np.arange(500) % 5]
-    return fastxent.compare(z, 0.5 * z, 2 * z, target=y, names=(*HOSTILE[:2], "third"), by=by)
+    names = *HOSTILE[:2], "third"
+    return fastxent.compare(z, 0.5 * z, 2 * z, target=y, names=names, by=by, bins=5, bootstrap=30)
 
 
 class Words(html.parser.HTMLParser):

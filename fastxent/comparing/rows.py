@@ -114,26 +114,30 @@ class Slice:
         self._labels = t if self._hard else NO_LABELS
         places = range(len(batches))
         self._calls = [_calls(options, k, batches[k], views[k], t, losses, confidences, ranks) for k in places]
-        self._step = max(1, PIECE_BYTES // (views[0].shape[2] * views[0].itemsize))
+        rows_at_once = max(1, PIECE_BYTES // (views[0].shape[2] * views[0].itemsize))
+        self._step = rows_at_once if any(stand is not None for _, stand in self._calls) else SLICE_ROWS
 
     def make(self, low: int, high: int) -> Fault:
         """Make the figures of rows low .. high - 1, up to a row that is refused."""
-        refuse_nan = self._options.invalid == "raise"
+        faults: list[tuple[int, int, int]] = []
+        ends = [high] * len(self._calls)  # what is made of each model
         for start in range(low, high, self._step):
             stop = min(start + self._step, high)
-            faults = []
             for k, (lose, stand) in enumerate(self._calls):
-                losses = self._losses[k]
-                row, reason = lose.run_serial(start, stop, losses)[:2]
-                if not reason and refuse_nan and math.isnan(losses[start:stop].min()):
-                    row, reason = start + int(np.isnan(losses[start:stop]).argmax()), -1
+                row, reason = lose.run_serial(start, stop, self._losses[k])[:2]
+                ends[k] = start if reason else stop
                 if reason:
                     faults.append((row, k, reason))
                 elif stand is not None:
                     stand.run_serial(start, stop)
             if faults:
-                return min(faults)
-        return None
+                break
+        if self._options.invalid == "raise":
+            for k, end in enumerate(ends):
+                losses = self._losses[k, low:end]
+                if losses.size and math.isnan(losses.min()):
+                    faults.append((low + int(np.isnan(losses).argmax()), k, -1))
+        return min(faults, default=None)
 
     def add_to(
         self,

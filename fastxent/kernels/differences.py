@@ -44,7 +44,7 @@ G_S, G_SS, G_SR, G_H, N_GROUP = range(2, 7)
 TIE, A_LOWER, B_LOWER = range(3)
 N_OUTCOMES = 12
 
-_ROWS, _PLACE, _HIGH, _LOW, _HIGH_SQUARES, _LOW_SQUARES, _N_MARKS = range(7)
+_ROWS, _PLACE, _HIGH, _LOW, _N_MARKS = range(5)
 
 
 @inline
@@ -249,18 +249,6 @@ def fold_groups(
                     store(p, G_H * STRIDE + k, s * (ha - hb))
             store(m, _ROWS * STRIDE + k, outcome)
         code, place = pointer(codes, i), pointer(marks, _PLACE * STRIDE)
-        if few and not weighted:
-            _, _, fits, _ = fixed_columns(pointer(block, G_R * STRIDE), n, GROUP_TOP, *parts)
-            squares = pointer(marks, _HIGH_SQUARES * STRIDE), pointer(marks, _LOW_SQUARES * STRIDE)
-            _, _, squares_fit, _ = fixed_columns(pointer(block, G_RR * STRIDE), n, GROUP_TOP, *squares)
-            if fits and squares_fit:
-                _add_together(outcomes, totals, n_groups, code, m, parts, squares, n)
-                i += n
-                pending += n
-                if pending >= FLUSH_ROWS:
-                    pending = 0
-                    _flush_groups(totals, slots, n_groups)
-                continue
         for k in range(n):
             place[k] = code[k] * N_OUTCOMES + m[k]
         count_places(pointer(outcomes, 0), 1, place, n)
@@ -281,19 +269,6 @@ def fold_groups(
     if few:
         _flush_groups(totals, slots, n_groups)
     return i
-
-
-@inline
-def _add_together(outcomes, totals, n_groups, code, outcome, parts, squares, n):
-    """What a block's rows add to few groups without weights, in one loop: sums to one place wait for each other."""
-    counts, total, of_squares = pointer(outcomes, 0), pointer(totals, 0), pointer(totals, 2 * n_groups)
-    for k in range(n):
-        g = code[k]
-        counts[g * N_OUTCOMES + outcome[k]] += 1
-        total[2 * g] += parts[0][k]
-        total[2 * g + 1] += parts[1][k]
-        of_squares[2 * g] += squares[0][k]
-        of_squares[2 * g + 1] += squares[1][k]
 
 
 @inline

@@ -52,6 +52,7 @@ from fastxent.kernels.simd import (
     add_reduce,
     any_lane,
     bits,
+    count_lanes,
     fill,
     first_lanes,
     fma,
@@ -200,25 +201,29 @@ def standings_tiles(start, stop, like, t_like, integers, reals, labels, class_we
 
 @inline
 def _look(p, n, y):
-    """A row's largest number, and the rank of class y; anything where there is a NaN."""
-    z, width, none = fill(p, p[y]), lanes(p), fill(p, -math.inf)
-    block, top, count = 4 * width, none, bits(z) * 0
-    one = count + 1
-    for i in range(0, n, block):
-        v0, v1, v2, v3 = none, none, none, none
-        if i + block <= n:
-            v0, v1, v2, v3 = load(p, i), load(p, i + width), load(p, i + 2 * width), load(p, i + 3 * width)
-        else:
-            v0, v1 = part(p, i, n, -1), part(p, i + width, n, -1)
-            v2, v3 = part(p, i + 2 * width, n, -1), part(p, i + 3 * width, n, -1)
+    """A row's largest number, and the rank of class y, by one comparison each; anything where there is a NaN."""
+    z, width = fill(p, p[y]), lanes(p)
+    block, top, count = 4 * width, fill(p, -math.inf), bits(z) * 0
+    own, one = y // block * block, count + 1
+    for i in range(0, own, block):
+        v0, v1, v2, v3 = load(p, i), load(p, i + width), load(p, i + 2 * width), load(p, i + 3 * width)
+        top = maximum(top, maximum(maximum(v0, v1), maximum(v2, v3)))
+        more = select(v0 >= z, one, 0) + select(v1 >= z, one, 0)
+        count = count + (more + (select(v2 >= z, one, 0) + select(v3 >= z, one, 0)))
+    full = n - n % block
+    for i in range(own, full, block):
+        v0, v1, v2, v3 = load(p, i), load(p, i + width), load(p, i + 2 * width), load(p, i + 3 * width)
         top = maximum(top, maximum(maximum(v0, v1), maximum(v2, v3)))
         more = select(v0 > z, one, 0) + select(v1 > z, one, 0)
         count = count + (more + (select(v2 > z, one, 0) + select(v3 > z, one, 0)))
-        if any_lane(((v0 == z) | (v1 == z)) | ((v2 == z) | (v3 == z))):
-            for j in range(i, min(i + block, y), width):
-                v = part(p, j, n, -1)
-                count = count + select((v == z) & (lane_numbers(v) < y - j), one, 0)
-    return np.float64(max_reduce(top)), np.float64(add_reduce(count))
+    for i in range(full, n, width):
+        v = part(p, i, n, -1)
+        top, count = maximum(top, v), count + select(v > z, one, 0)
+    rank = np.int64(add_reduce(count))
+    for i in range(own, y, width):
+        v = part(p, i, n, -1)
+        rank += count_lanes((v == z) & (lane_numbers(v) < y - i))
+    return np.float64(max_reduce(top)), np.float64(rank)
 
 
 @compiled

@@ -59,9 +59,7 @@ def compare_page(comparison: "Comparison", title: str, run: Run, names: "Sequenc
     note = f"Differences are {a} minus {b}: where that of NLL is negative, {a} is better."
     if pair.bootstrap is not None:
         drawn = "rows" if comparison.n_clusters is None else "clusters"
-        note += (
-            f" Those of a bootstrap are percentiles of {count(pair.bootstrap.n)} replicates, the same {drawn} for both."
-        )
+        note += f" Bootstrap: percentiles of {count(pair.bootstrap.n)} replicates, the same {drawn} for both."
     figures = headline(pair), others(comparison, pair)
     return Page("compare", shown(title), of_rows(comparison), *figures, sections, run, notice.strip(), note)
 
@@ -164,9 +162,8 @@ def _models(comparison: "Comparison") -> Section:
 def _calibration(comparison: "Comparison", pair: "PairComparison") -> Section:
     """Both models' reliability diagrams in one."""
     bins: Any = comparison.reliability
-    behind, front = sorted(
-        (pair.a, pair.b), key=lambda name: -next(m.rank for m in comparison.models if m.name == name)
-    )
+    ranks = {model.name: model.rank for model in comparison.models}
+    behind, front = sorted((pair.a, pair.b), key=lambda name: -ranks[name])
 
     def draw(figure: Any) -> None:
         plots.reliabilities(figure.subplots(), {shown(name): bins[name] for name in (behind, front)})
@@ -178,7 +175,7 @@ def _calibration(comparison: "Comparison", pair: "PairComparison") -> Section:
     gaps = [bins[name].accuracy - bins[name].confidence for name in (front, behind)]
     edges = bins[front].edges.tolist()
     rows = [
-        (f"{low:.3f} to {high:.3f}", *(int(bins[name].n[k]) for name in (front, behind)), *(float(x[k]) for x in gaps))
+        (f"{low:.2f} to {high:.2f}", *(int(bins[name].n[k]) for name in (front, behind)), *(float(x[k]) for x in gaps))
         for k, (low, high) in enumerate(pairwise(edges))
         if bins[front].n[k] or bins[behind].n[k]
     ]
