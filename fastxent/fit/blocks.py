@@ -8,26 +8,34 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
 
 from fastxent.checks import ABSENT
 from fastxent.kernels import gradient_calls
-from fastxent.kernels.batch import merge_parts, values_of
+from fastxent.kernels.batch import Call, merge_parts, values_of
 from fastxent.linear.gradients import add_product
 from fastxent.reductions import new_sums
 from fastxent.threads import side_by_side
 
-BLOCK_BYTES = 1 << 19  # of logits
-FEWEST_ROWS, MOST_ROWS = 64, 4096
+BLOCK_BYTES = 1 << 19  # of logits, and of features
+FEWEST_ROWS, MOST_ROWS = 128, 4096
 PARTS = 8  # at most: each has a gradient of its own
 # Products of fewer multiplications than this are made on one thread, or on BLAS's: 1 ms or so.
 PARALLEL = 1 << 23
 # From so many multiplications and logits a row on products in float32 save more than a copy of the features costs.
 NARROW, NARROW_CLASSES = 1 << 20, 8
+
+
+class Block(NamedTuple):
+    """Some rows: how their logits become the gradient in them."""
+
+    rows: slice
+    x: Any  # their features; None where they are another dtype than the products'
+    z: np.ndarray  # their logits, (m, k)
+    call: Call  # losses of z, and their gradient in its place
 
 
 @dataclass
@@ -39,33 +47,49 @@ class LinearModel:
     weight: "np.ndarray | None"  # float64[n]
     k: int
     dtype: np.dtype[Any]  # of the products
+    scale: float  # of gradients
+    keeps: bool = False  # whether all rows' gradients in the logits are kept, as ``z``
 
     def __post_init__(self) -> None:
         n, d = self.x.shape
         self.sparse = bool(sparse.issparse(self.x))
-        step = max(FEWEST_ROWS, min(MOST_ROWS, BLOCK_BYTES // (self.k * self.dtype.itemsize)))
-        self.blocks = [slice(start, min(start + step, n)) for start in range(0, n, step)]
-        parts = min(PARTS, len(self.blocks))
-        cuts = [len(self.blocks) * part // parts for part in range(parts + 1)]
-        self.parts = [self.blocks[first:last] for first, last in pairwise(cuts)]
+        self.target = self.target if self.target.ndim == 1 else np.ascontiguousarray(self.target, self.dtype)
         each = self.x.nnz if self.sparse else n * d
-        self.parallel = len(self.parts) > 1 and each * self.k >= PARALLEL
-        if self.target.ndim > 1:
-            self.target = np.ascontiguousarray(self.target, self.dtype)
+        step = BLOCK_BYTES // (max(self.k, each // n) * self.dtype.itemsize)
+        step = max(FEWEST_ROWS, min(MOST_ROWS, step))
+        slices = [slice(start, min(start + step, n)) for start in range(0, n, step)]
+        parts = min(PARTS, len(slices))
+        self.z = np.empty((n if self.keeps else parts * min(step, n), self.k), self.dtype)
+        self.parts = [
+            [self._block(rows, part * step) for rows in slices[len(slices) * part // parts : last]]
+            for part, last in enumerate(len(slices) * (part + 1) // parts for part in range(parts))
+        ]
+        self.parallel = parts > 1 and each * self.k >= PARALLEL
 
-    def loss(
-        self, coef: np.ndarray, bias: np.ndarray, scale: float, threads: int = 1, keep: "np.ndarray | None" = None
-    ) -> tuple[float, np.ndarray, np.ndarray]:
-        """Summed loss, and ``scale`` times its gradient: in the coefficients (k, d), and in the biases (k,).
+    def _block(self, rows: slice, at: int) -> Block:
+        at = rows.start if self.keeps else at
+        x = _rows_of(self.x, rows) if self.sparse else self.x[rows]
+        z = self.z[at : at + rows.stop - rows.start]
+        s, target, views = ABSENT if self.weight is None else self.weight[rows], self.target[rows], z[None]
+        data = s, views, None, self.scale, ABSENT
+        if self.k == 1:
+            runner = gradient_calls.binary_gradient(views, target[None], *data, 1.0)
+        elif target.ndim > 1:
+            runner = gradient_calls.soft_gradient(views, target[None], *data, ABSENT, 0.0, 1.0)
+        else:
+            runner = gradient_calls.hard_gradient(views, target, *data, ABSENT, False, 0, 0.0, 1.0)
+        return Block(rows, x if x.dtype == self.dtype else None, z, runner.call)
 
-        More than one thread where BLAS uses the calling one alone. ``keep``, of shape (n, k), gets the gradient in the
-        logits.
+    def loss(self, coef: np.ndarray, bias: np.ndarray, threads: int = 1) -> tuple[float, np.ndarray, np.ndarray]:
+        """Summed loss, and its scaled gradient: in the coefficients (k, d), and in the biases (k,).
+
+        More than one thread where BLAS uses the calling one alone.
         """
         w, b = coef.astype(self.dtype, copy=False), bias.astype(self.dtype, copy=False)
         if len(self.parts) == 1:
-            sums, of_coef, of_bias = self._part(self.blocks, w, b, scale, keep)
+            sums, of_coef, of_bias = self._part(self.parts[0], w, b)
             return values_of(sums)[0], of_coef.astype(np.float64, copy=False), of_bias
-        work = [partial(self._part, part, w, b, scale, keep) for part in self.parts]
+        work = [partial(self._part, part, w, b) for part in self.parts]
         made = _on_threads(work, threads if self.parallel else 1)
         sums = new_sums("sum")
         merge_parts(np.stack([part[0] for part in made]), sums)
@@ -75,49 +99,29 @@ class LinearModel:
             of_bias += bias_more
         return values_of(sums)[0], of_coef, of_bias
 
-    def _part(
-        self, blocks: list[slice], w: np.ndarray, b: np.ndarray, scale: float, keep: "np.ndarray | None"
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _part(self, blocks: list[Block], w: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """One part's exact sums, and its gradients in coefficients and biases."""
-        sums, of_bias = new_sums("sum"), np.zeros(self.k)
+        sums, of_bias, ones = new_sums("sum"), np.zeros(self.k), np.ones(len(blocks[0].z), self.dtype)
         of_coef: Any = None
-        longest = blocks[0].stop - blocks[0].start
-        buffer, ones = np.empty((longest, self.k), self.dtype), np.ones(longest, self.dtype)
-        for rows in blocks:
-            x, m = self.features(rows), rows.stop - rows.start
-            z = buffer[:m] if keep is None else keep[rows]
+        for rows, given, z, call in blocks:
+            x = self._converted(rows) if given is None else given
             if self.sparse:
                 np.add(x @ w.T, b, out=z)
             else:
                 np.matmul(x, w.T, out=z)
                 z += b
-            self._to_gradient(z, rows, scale, sums)
+            call.run_serial(0, -1, ABSENT, sums)
             if of_coef is None:
                 of_coef = np.ascontiguousarray((x.T @ z).T) if self.sparse else z.T @ x
-            elif self.sparse or not x.flags.c_contiguous or self.k == 1:
+            elif self.sparse or self.k == 1 or not x.flags.c_contiguous:
                 of_coef += (x.T @ z).T
             else:
                 add_product(z, x, of_coef, turned=True)
-            of_bias += ones[:m] @ z  # a product takes a twentieth of a sum over few columns
+            of_bias += ones[: len(z)] @ z  # a product takes a twentieth of a sum over few columns
         return sums, of_coef, of_bias
 
-    def _to_gradient(self, z: np.ndarray, rows: slice, scale: float, sums: np.ndarray) -> None:
-        """Logits become the gradient in their place; their losses go to exact sums."""
-        s, target, views = ABSENT if self.weight is None else self.weight[rows], self.target[rows], z[None]
-        if self.k == 1:
-            call = gradient_calls.binary_gradient(views, target[None], s, views, None, scale, ABSENT, 1.0)
-        elif target.ndim > 1:
-            call = gradient_calls.soft_gradient(views, target[None], s, views, None, scale, ABSENT, ABSENT, 0.0, 1.0)
-        else:
-            call = gradient_calls.hard_gradient(
-                views, target, s, views, None, scale, ABSENT, ABSENT, False, 0, 0.0, 1.0
-            )
-        call.call.run_serial(0, -1, ABSENT, sums)
-
-    def features(self, rows: slice) -> Any:
-        """Rows of features as they are multiplied."""
-        x = _rows_of(self.x, rows) if self.sparse else self.x[rows]
-        return x if x.dtype == self.dtype else x.astype(self.dtype)
+    def _converted(self, rows: slice) -> Any:
+        return (_rows_of(self.x, rows) if self.sparse else self.x[rows]).astype(self.dtype)
 
 
 def _rows_of(x: Any, rows: slice) -> Any:

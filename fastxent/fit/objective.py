@@ -62,9 +62,10 @@ class Objective:
             origin[:, self.d] = logits if self.binary else logits - logits.mean()
         self.origin = origin.ravel()  # the point of no coefficients, and of probabilities that are the shares
         self.wide = bool(x.dtype == np.float64)
+        self.narrowed = not self.wide  # at the beginning
         self.latest = self.slope = np.empty(0)  # the last point and the gradient there
-        self.nll = np.nan  # the mean there
-        self.keeps = False  # whether gradients in the logits are kept, which probabilities follow from
+        self.value = self.nll = np.nan  # what is minimised, and the mean NLL, there
+        self.keeps = False
         self._threads = 1
         self._model = self._of(x)
         # What the model's features were already shifted by and scaled with.
@@ -75,7 +76,8 @@ class Objective:
         self._probs: np.ndarray = np.empty(0)
 
     def _of(self, x: Any, dtype: Any = None) -> LinearModel:
-        return LinearModel(x, self._target, self.weight, self.k, np.dtype(dtype or x.dtype))
+        dtype = np.dtype(dtype or x.dtype)
+        return LinearModel(x, self._target, self.weight, self.k, dtype, 1.0 / self.total, self.keeps)
 
     def _shares(self) -> np.ndarray:
         """The classes' shares of the weight, that of the second of two; none is 0."""
@@ -89,7 +91,7 @@ class Objective:
     def narrow(self) -> None:
         """Compute in float32 from now on, where that is quicker, with a copy of features of float64."""
         if worth_narrowing(self.x, self.k):
-            self.wide, self._scaled = False, self.scale
+            self.wide, self.narrowed, self._scaled = False, True, self.scale
             if sparse.issparse(self.x):
                 copy = self.x.astype(np.float32)
                 copy.data = (self.x.data / self.scale[self.x.indices]).astype(np.float32)
@@ -100,6 +102,11 @@ class Objective:
                     rows = slice(start, start + step)
                     np.divide(self.x[rows] - self.shift, self.scale, out=copy[rows], casting="same_kind")
             self._model = self._of(copy)
+
+    def keep(self) -> None:
+        """From now on keep gradients in the logits, which probabilities follow from."""
+        self.keeps = True
+        self._model = self._of(self.x, np.float64 if self.wide else None)
 
     def widen(self) -> None:
         """From now on compute in float64, with features of float32 a block of rows at a time."""
@@ -151,13 +158,12 @@ class Objective:
     def loss(self, point: np.ndarray) -> tuple[float, np.ndarray]:
         """Value and gradient."""
         coef, bias = self.coefficients(point)
-        keep = np.empty((self.n, self.k), self._model.dtype) if self.keeps else None
-        made = self._model.loss(coef * self._scaled, bias + coef @ self._shifted, 1.0 / self.total, self._threads, keep)
+        made = self._model.loss(coef * self._scaled, bias + coef @ self._shifted, self._threads)
         total, of_coef, of_bias = made
         of_coef = of_coef * self._scaled + of_bias[:, None] * self._shifted
         self.nll = total / self.total
-        if keep is not None:
-            self._last = point.tobytes(), keep
+        if self.keeps:
+            self._last = point.tobytes(), self._model.z
         log_density, slope = 0.0, None
         if isinstance(self.prior, Gaussian):
             slope = coef * self.precision
@@ -165,7 +171,8 @@ class Objective:
         elif not (self.prior is None or isinstance(self.prior, Laplace)):
             log_density, slope = checked(self.prior, coef)
         self.latest, self.slope = point, self._pulled_back(of_coef, of_bias, slope)
-        return self.nll - log_density / self.total, self.slope
+        self.value = self.nll - log_density / self.total
+        return self.value, self.slope
 
     def _pulled_back(self, of_coef: np.ndarray, of_bias: np.ndarray, slope: "np.ndarray | None") -> np.ndarray:
         """The gradient in a point, from that in coefficients and biases, and that of the log prior in coefficients."""

@@ -78,7 +78,7 @@ def _bends(objective: Objective, centred: bool) -> np.ndarray:
 def _whitening(objective: Objective) -> tuple[Any, Any]:
     """R and its inverse, for an intercept too; None, None where they would cost more than they save."""
     n, d = objective.n, objective.d
-    step = max(1, n // (ROWS_A_FEATURE * d))
+    step = max(1, n // max(8 * d, min(100 * d, n * max(objective.k, 8) // (2 * d))))
     rows = len(range(0, n, step))
     if sparse.issparse(objective.x) or (rows + d) * d > MOST_EVALUATIONS * 2 * n * max(objective.k, 8):
         return None, None
