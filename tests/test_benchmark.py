@@ -55,6 +55,7 @@ def test_what_has_a_target_is_beyond_any_cache():
         "lightgbm_training-float32-10",
         "linear-float32-65536",
         "linear-float32-8192",
+        *(f"softmax_regression-float64-{n_classes}" for n_classes in (100, 200, 300, 10, 2)),
     ]
     assert not [case.name for case in CASES if case.cached and case.target]
 
@@ -83,6 +84,7 @@ def test_every_row_of_the_issue_has_its_target():
         "softmax-float32": {1000: None},
         "log_softmax-float32": {1000: None},
         "logsumexp-float32": {1000: 0.9},
+        "softmax_regression-float64": {2: None, 10: None, 100: None, 200: None, 300: None},
     }
     found = {}
     for case in CASES:

@@ -17,6 +17,7 @@ LINE_BYTES = 64  # what a gather reads for an entry, where rows are at least so 
 ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 LABEL_BYTES = 8
 FEATURES = 1024  # of a hidden state, for linear cross-entropy
+FITTED_FEATURES = 50  # of a row, for softmax regression
 
 BEST = "best"  # whichever peer is the fastest of those installed
 
@@ -57,6 +58,7 @@ SHAPES = {
     "small_call": Shape("calls", labels=True, limit="empty call"),
     "linear": Shape("linear", labels=True, limit="products"),  # of logits, which nobody need make
     "linear_gradient": Shape("linear", labels=True, limit="products"),
+    "softmax_regression": Shape("fit", labels=True, limit="products"),  # of logits, as above
     "sklearn_log_loss": Shape("adapters", labels=True),
     "torch_cross_entropy": Shape("adapters", labels=True),
     "xgboost_training": Shape("adapters", matrices=2, labels=True),
@@ -128,6 +130,8 @@ def _gradient(times: float) -> Target:
     return Target(times=times, against=(("torch", 4), ("jax", 2.5)))
 
 
+_FIT = Target(against=(("scikit-learn", 2),))
+
 CASES = (
     Case("cross_entropy", "float32", 1000, _reach(0.9, 6), quick=True),
     Case("cross_entropy", "float32", 50257, _reach(0.9, 6)),
@@ -174,6 +178,12 @@ CASES = (
     Case("linear", "float32", 65536, Target(times=1.05, against=(("torch", 1),)), n_rows=2048),
     Case("linear", "float32", 8192, Target(times=1.05, against=(("torch", 1),)), n_rows=2048),
     Case("linear_gradient", "float32", 8192, n_rows=2048),
+    # Whole fits to the default tolerance, with the prior that is scikit-learn's C=1; the sizes are the issue's.
+    Case("softmax_regression", "float64", 100, _FIT, n_rows=20_000, quick=True),
+    Case("softmax_regression", "float64", 200, _FIT, n_rows=20_000),
+    Case("softmax_regression", "float64", 300, _FIT, n_rows=10_000),
+    Case("softmax_regression", "float64", 10, Target(against=(("scikit-learn", 1),)), n_rows=20_000),
+    Case("softmax_regression", "float64", 2, Target(against=(("scikit-learn", 1),)), n_rows=20_000),
     *(Case("cross_entropy", "float32", n_classes, cached=True) for n_classes in (2, 10, 100, 1000, 50257)),
     Case("cross_entropy", "float64", 1000, cached=True),
     Case("cross_entropy", "bfloat16", 1000, cached=True),

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 import fastxent
-from fastxent.benchmark.cases import FEATURES, Case
+from fastxent.benchmark.cases import FEATURES, FITTED_FEATURES, Case
 
 POOL = (1 << 22) + 15  # numbers drawn, and repeated: no predictor learns so many, and drawing a gigabyte takes long
 
@@ -105,3 +105,12 @@ def linear(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     hidden = logits(dataclasses.replace(case, n_classes=FEATURES), rng)
     classifier = logits(dataclasses.replace(case, n_classes=FEATURES, n_rows=case.n_classes), rng)
     return hidden, rng.integers(0, case.n_classes, case.n_rows), np.multiply(classifier, 1 / 32, out=classifier)
+
+
+def regression(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Standard normal features, and labels that a softmax of them draws; the first rows have one of each class."""
+    x = rng.standard_normal((case.n_rows, FITTED_FEATURES)).astype(case.dtype)
+    z = x @ rng.standard_normal((FITTED_FEATURES, case.n_classes)) / np.sqrt(FITTED_FEATURES)
+    y = (z + rng.gumbel(size=z.shape)).argmax(axis=1)
+    y[: case.n_classes] = np.arange(case.n_classes)[: case.n_rows]
+    return x, y
