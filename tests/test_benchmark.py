@@ -460,3 +460,11 @@ def test_crossover_measures_both_ways():
     assert [p["n_classes"] for p in found.points] == 2 * list(crossover.FEW_CLASSES)
     assert all(p["tiles_ns"] > 0 and p["rows_ns"] > 0 for p in found.points)
     assert found.chosen < crossover.MOST
+
+
+def test_score_speed_times_the_loss_and_the_score_card():
+    spec = importlib.util.spec_from_file_location("score_speed", ROOT / "ci" / "score_speed.py")
+    score_speed = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(score_speed)
+    loss_s, card_s = score_speed.times_s(1000, 10, rounds=2)
+    assert 0 < loss_s < card_s < 60
