@@ -221,7 +221,7 @@ def as_pair(p: Any, q: Any, *, axis: Any = -1) -> tuple[Predictions, Predictions
         shapes = full_shape(b, axis), full_shape(a, axis)
         raise ValueError("q: shape {} does not match p of shape {}; need the same shape".format(*shapes))
     dtype = a.dtype if a.dtype == b.dtype else max(a.arithmetic, b.arithmetic)
-    return a._replace(dtype=dtype), b._replace(dtype=dtype)
+    return (a, b) if a.dtype == b.dtype else (a._replace(dtype=dtype), b._replace(dtype=dtype))
 
 
 def class_axis_last(array: ArrayOrPieces, axis: Any, name: str) -> np.ndarray:

@@ -78,9 +78,10 @@ def row_slices(
     if first.n_rows == 0:
         return
     arrays = [m.array for m in matrices]
-    if not outs and not per_row and max_rows is None and all(map(is_whole, matrices)):  # the usual small call, quickly
-        yield 0, first.n_rows, [array.reshape(1, first.n_rows, first.n_classes) for array in arrays]
-        return
+    fits = not per_row and (max_rows is None or first.n_rows <= max_rows)
+    if fits and all(map(is_whole, matrices)) and all(is_ready(out, first.dtype) for out in outs):
+        yield 0, first.n_rows, [array.reshape(1, first.n_rows, first.n_classes) for array in (*arrays, *outs)]
+        return  # the usual small call, quickly
     if any(isinstance(array, Pieces) for array in arrays):
         for start, stop in _reaches(matrices):
             parts, into = [m.rows(start, stop) for m in matrices], [out[start:stop] for out in outs]
