@@ -75,6 +75,7 @@ class Ipc(TableFile):
             rows = max(1, base.BLOCK_BYTES // base.TABLE_SHARE // bytes_a_row)
             for at in range(max(0, start - row), batch.num_rows, rows):
                 yield block_of(batch[at : at + rows], fields, self.path, row + at)
+            del batch  # before the next one is read
 
     def _reader(self, columns: list[int]) -> Any:
         import pyarrow as pa
@@ -107,8 +108,9 @@ class Ipc(TableFile):
                     batch = reader.get_batch(k) if k < reader.num_record_batches else None
             if batch is None:
                 break
-            if row + batch.num_rows > start:
-                yield row, batch
-            row += batch.num_rows
+            first, row = row, row + batch.num_rows
+            if row > start:
+                yield first, batch
+            del batch
         if row < start:
             raise ValueError(f"{self.path}: has {row} rows, fewer than {start}, where reading was to begin")

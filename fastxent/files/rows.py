@@ -311,11 +311,13 @@ def _gathered(blocks: Iterator[Block]) -> Iterator[Block]:
     size = 0
     for block in blocks:
         n_bytes = sum(array.nbytes for array in block.values())
-        if parts and size + n_bytes > base.BLOCK_BYTES // base.TABLE_SHARE:
-            yield _joined(parts)
-            parts, size = [], 0
         parts.append(block)
         size += n_bytes
+        del block
+        if size + n_bytes > base.BLOCK_BYTES // base.TABLE_SHARE:  # no room for another one like it
+            whole, parts, size = _joined(parts), [], 0
+            yield whole
+            del whole  # before more is read
     if parts:
         yield _joined(parts)
 
