@@ -39,7 +39,7 @@ from fastxent.kernels.blocks import (
     sum_fault,
     target_fault,
 )  # fmt: skip
-from fastxent.kernels.figures import LABELS, nll_of, row_figures, tile_figures
+from fastxent.kernels.figures import LABELS, few_figures, nll_of, row_figures
 from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.memory import load, offset, pointer, prefetch_second_level, scratch
 from fastxent.kernels.narrow import read_type
@@ -94,7 +94,7 @@ def hard_cross_entropy_tiles(
     label = scratch(np.int64, 0, LABELS)
     call, work = (integers, reals, labels, class_weight, sample_weight), (figures, values, factors, label)
     tile = scratch(read_type(like), 0, TILE_SIZE)
-    _hard_losses(tile_figures, TILE_CLASSES, start, stop, like, call, work, tile, out, sums, report)
+    _hard_losses(few_figures, TILE_CLASSES, start, stop, like, call, work, tile, out, sums, report)
 
 
 @inline

@@ -11,6 +11,7 @@ import numpy as np
 from fastxent.kernels import elementary
 from fastxent.kernels.blocks import row_block, strided
 from fastxent.kernels.finish import losses_of
+from fastxent.kernels.flat import flat_figures
 from fastxent.kernels.jit import inline
 from fastxent.kernels.memory import load_integers, offset, pointer, scratch, store_double
 from fastxent.kernels.row_groups import REFERENCE, group_exp_sums, group_terms
@@ -25,28 +26,37 @@ LABELS = ROWS + 16
 @inline
 def tile_figures(view, like, n, i, m, label, scale, scale_low, figures, tile):
     """A, k, s and the label's logit of m rows from row i on, to the rows of ``figures``; label -1: anything."""
-    _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, n <= PAIR_CLASSES)
+    _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, n <= PAIR_CLASSES, False)
+
+
+@inline
+def few_figures(view, like, n, i, m, label, scale, scale_low, figures, tile):
+    """Figures that give the same losses, sooner where rows lie one after the other; what is in the tile is anything."""
+    flat = n > PAIR_CLASSES and scale == 1.0 and view[2] == n and view[3] == 1
+    _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, n <= PAIR_CLASSES, flat)
 
 
 @inline
 def tile_figures_of_all(view, like, n, i, m, label, scale, scale_low, figures, tile):
     """The same over all classes, for labels -1."""
-    _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, False)
+    _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, False, False)
 
 
 @inline
-def _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, pair):
-    """The same, with or without what is quicker for hardly any classes."""
-    p, f, q = strided(view, like, i), pointer(figures, 0), pointer(tile, 0)
+def _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, pair, flat):
+    """The same, with or without what is quicker for hardly any classes, and for rows that lie one after the other."""
+    p, f, q, y = strided(view, like, i), pointer(figures, 0), pointer(tile, 0), pointer(label, 0)
     width = lanes(q)
     for start in range(0, m, TILES * width):
+        if flat and start + TILES * width <= m and flat_figures(offset(p, start * n), n, y, start, f, q):
+            continue
         n_tiles = min((m - start + width - 1) // width, TILES)
         fill_tiles(q, p, view[2], start, n_tiles, m, n, view[3])
         if not pair:
             add_tops(q, n_tiles, n)
         for t in range(n_tiles):
             r, one = tile_row(q, start, t, m), offset(q, t * (n + 1) * width)
-            labels = load_integers(pointer(label, r), 0, fill(p, 0.0))
+            labels = load_integers(y, r, fill(p, 0.0))
             if pair:
                 tile_pair(one, n, labels, f, r, scale, scale_low)
             else:

@@ -20,9 +20,9 @@ from numba.extending import intrinsic, lower_builtin, models, overload, register
 from fastxent.kernels.jit import INLINE
 
 __all__ = [
-    "add_reduce", "any_lane", "bits", "by_type", "count_lanes", "fill", "first_lanes", "float32x16", "float64x8",
-    "fma", "from_bits", "halves", "int32x16", "int64x8", "is_float32", "join", "lane_numbers", "max_reduce",
-    "maximum", "minimum", "select", "splat", "table", "to_real", "words",
+    "add_reduce", "any_lane", "as_double", "bits", "by_type", "count_lanes", "fill", "first_lanes", "float32x16",
+    "float64x8", "fma", "from_bits", "halves", "int32x16", "int64x8", "is_float32", "join", "lane_numbers",
+    "max_reduce", "maximum", "minimum", "select", "splat", "table", "to_real", "words",
 ]  # fmt: skip
 
 
@@ -320,6 +320,13 @@ def from_bits(typingctx, x):
     """The floats that have these bits."""
     kind = _cast_lanes(x, FLOAT_OF[_element(x)])
     return kind(x), lambda context, builder, sig, args: builder.bitcast(args[0], llvm_type(kind))
+
+
+@intrinsic
+def as_double(typingctx, x):
+    """A vector of float32 as float64, in as many lanes."""
+    kind = x.of(types.float64)
+    return kind(x), lambda context, builder, sig, args: builder.fpext(args[0], llvm_type(kind))
 
 
 @intrinsic

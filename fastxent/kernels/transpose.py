@@ -12,7 +12,7 @@ from fastxent.kernels.memory import memory_kind, read
 from fastxent.kernels.narrow import stored
 from fastxent.kernels.simd import Vector, llvm_type, shuffle
 
-__all__ = ["adjacent_to_vectors", "max_across", "rows_to_vectors", "sum_across", "vectors_to_rows"]
+__all__ = ["adjacent_to_vectors", "four_of_rows", "max_across", "rows_to_vectors", "sum_across", "vectors_to_rows"]
 
 PIECE = 4  # elements of a row that are moved together
 
@@ -29,7 +29,7 @@ def _exchange(builder, vectors, lanes):
         return shuffle(builder, a, b, chosen)
 
     a, b, c, d = vectors
-    if lanes == 16:
+    if vectors[0].type.element != ir.DoubleType():
         first, second = (0, 4, 1, 5), (2, 6, 3, 7)  # interleave, then join halves
         ab0, ab1, cd0, cd1 = pairs(a, b, first), pairs(a, b, second), pairs(c, d, first), pairs(c, d, second)
         low, high = (0, 1, 4, 5), (2, 3, 6, 7)
@@ -60,27 +60,70 @@ def _times(builder, step, n):
     return builder.mul(step, ir.Constant(ir.IntType(64), n))
 
 
+def _pieces(context, builder, p, lanes, rows):
+    """Four vectors, one an element, of four elements of each of the first ``rows`` (see _rows), as many as lanes."""
+    kind = memory_kind(p, lanes)
+    piece, vectors = Vector(stored(p), PIECE), []
+    for r in range(PIECE):
+        pieces, width = [_get(builder, *place, piece) for place in rows[r:lanes:PIECE]], PIECE
+        while width < lanes:
+            width *= 2
+            pieces = [shuffle(builder, a, b, range(width)) for a, b in zip(pieces[::2], pieces[1::2], strict=True)]
+        vectors.append(read(context, builder, pieces[0], kind, p))
+    return _exchange(builder, vectors, lanes)
+
+
+def _opaque(builder, value):
+    """The value, of which LLVM does not know what it is made of: it would keep a register for each row's address."""
+    return builder.asm(ir.FunctionType(value.type, [value.type]), "", "=r,0", [value], False)
+
+
+def _rows(builder, base, step, n):
+    """The places of n rows, as pairs of a pointer and an index: multiples of few numbers, as instructions take them."""
+    bases = [_opaque(builder, base)]
+    if n > 8:
+        bases.append(_opaque(builder, builder.gep(bases[0], [_times(builder, step, 8)])))
+    odd = {k: step if k == 1 else _opaque(builder, _times(builder, step, k)) for k in (1, 3, 5, 7)}
+    rows = []
+    for row in range(n):
+        base, r = bases[row // 8], row % 8
+        power = r & -r
+        rows.append((base, ir.Constant(ir.IntType(64), 0) if r == 0 else _times(builder, odd[r // power], power)))
+    return rows
+
+
 @intrinsic
 def rows_to_vectors(typingctx, source, step, target, target_step):
     """Four elements of each row, rows ``step`` apart, to four vectors ``target_step`` apart: element j to vector j."""
-    kind = memory_kind(source)
-    piece, lanes = Vector(stored(source), PIECE), kind.lanes
 
     def build(context, builder, sig, args):
         base, step, target, target_step = args
-        vectors = []
-        for r in range(PIECE):
-            places = [_times(builder, step, row) for row in range(r, lanes, PIECE)]
-            pieces, width = [_get(builder, base, place, piece) for place in places], PIECE
-            while width < lanes:
-                width *= 2
-                pieces = [shuffle(builder, a, b, range(width)) for a, b in zip(pieces[::2], pieces[1::2], strict=True)]
-            vectors.append(read(context, builder, pieces[0], kind, source))
-        for j, vector in enumerate(_exchange(builder, vectors, lanes)):
+        kind = memory_kind(source)
+        rows = [(base, _times(builder, step, row)) for row in range(kind.lanes)]
+        for j, vector in enumerate(_pieces(context, builder, source, kind.lanes, rows)):
             _put(builder, target, _times(builder, target_step, j), vector, kind)
         return context.get_dummy_value()
 
     return types.none(source, types.int64, target, types.int64), build
+
+
+@intrinsic
+def four_of_rows(typingctx, source, step):
+    """Four elements of each row, rows ``step`` apart, as four vectors: one an element.
+
+    Vectors of 8 lanes: of float32 four for the first rows, then four for the others, so that no half need be moved.
+    """
+    kind = memory_kind(source, 8)
+    halves = memory_kind(source).lanes // kind.lanes
+    result = types.UniTuple(kind, PIECE * halves)
+
+    def build(context, builder, sig, args):
+        rows, vectors = _rows(builder, *args, kind.lanes * halves), []
+        for half in range(halves):
+            vectors += _pieces(context, builder, source, kind.lanes, rows[half * kind.lanes :])
+        return context.make_tuple(builder, result, vectors)
+
+    return result(source, types.int64), build
 
 
 @intrinsic
