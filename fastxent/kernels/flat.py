@@ -12,7 +12,7 @@ from numba.extending import overload
 from fastxent.kernels import elementary
 from fastxent.kernels.elementary import exp_shifted, whole_float
 from fastxent.kernels.jit import INLINE, inline
-from fastxent.kernels.memory import load, offset, prefetch_second_level, store
+from fastxent.kernels.memory import load, offset, prefetch_second_level, store, store_double
 from fastxent.kernels.rows import add_terms, ahead, lane_sums, lanes, magnitude
 from fastxent.kernels.simd import (
     any_lane,
@@ -127,7 +127,7 @@ def flat_figures(p, n, label, r, figures, terms):
     for t in range(TILES):
         at = r + t * width
         a, k = near_one(flat_sum(offset(terms, t * width * n), n))
-        store(figures, at, a)
-        store(figures, ROWS + at, k)
-        store(figures, 2 * ROWS + at, fill(a, 0.0))
+        store_double(figures, at, a)
+        store_double(figures, ROWS + at, k)
+        store_double(figures, 2 * ROWS + at, fill(a, 0.0))
     return True
