@@ -11,7 +11,7 @@ import numpy as np
 from fastxent.kernels import elementary
 from fastxent.kernels.blocks import row_block, strided
 from fastxent.kernels.finish import losses_of
-from fastxent.kernels.flat import flat_figures
+from fastxent.kernels.flat import flat_figures, label_places
 from fastxent.kernels.jit import inline
 from fastxent.kernels.memory import load_integers, offset, pointer, scratch, store_double
 from fastxent.kernels.row_groups import REFERENCE, group_exp_sums, group_terms
@@ -26,30 +26,39 @@ LABELS = ROWS + 16
 @inline
 def tile_figures(view, like, n, i, m, label, scale, scale_low, figures, tile):
     """A, k, s and the label's logit of m rows from row i on, to the rows of ``figures``; label -1: anything."""
-    _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, n <= PAIR_CLASSES, False)
+    _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, n <= PAIR_CLASSES, False, label)
 
 
 @inline
 def few_figures(view, like, n, i, m, label, scale, scale_low, figures, tile):
     """Figures that give the same losses, sooner where rows lie one after the other; what is in the tile is anything."""
-    flat = n > PAIR_CLASSES and scale == 1.0 and view[2] == n and view[3] == 1
-    _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, n <= PAIR_CLASSES, flat)
+    pair, flat = n <= PAIR_CLASSES, is_flat(view, n, scale)
+    places = scratch(np.int64, 0, ROWS)
+    _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, pair, flat, places)
+
+
+@inline
+def is_flat(view, n, scale):
+    """Whether flat.py may serve."""
+    return n > PAIR_CLASSES and scale == 1.0 and view[2] == n and view[3] == 1
 
 
 @inline
 def tile_figures_of_all(view, like, n, i, m, label, scale, scale_low, figures, tile):
     """The same over all classes, for labels -1."""
-    _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, False, False)
+    _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, False, False, label)
 
 
 @inline
-def _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, pair, flat):
+def _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, pair, flat, places):
     """The same, with or without what is quicker for hardly any classes, and for rows that lie one after the other."""
     p, f, q, y = strided(view, like, i), pointer(figures, 0), pointer(tile, 0), pointer(label, 0)
-    width = lanes(q)
+    width, at = lanes(q), pointer(places, 0)
     for start in range(0, m, TILES * width):
-        if flat and start + TILES * width <= m and flat_figures(offset(p, start * n), n, y, start, f, q):
-            continue
+        if flat and start + TILES * width <= m:
+            label_places(offset(y, start), n, TILES * width, at)
+            if flat_figures(offset(p, start * n), n, at, start, f, q):
+                continue
         n_tiles = min((m - start + width - 1) // width, TILES)
         fill_tiles(q, p, view[2], start, n_tiles, m, n, view[3])
         if not pair:

@@ -22,6 +22,7 @@ from fastxent.kernels.simd import (
     fill,
     from_bits,
     is_float32,
+    lane_numbers,
     maximum,
     select,
     splat,
@@ -112,17 +113,30 @@ def _near_one(a):
 
 
 @inline
-def flat_figures(p, n, label, r, figures, terms):
+def label_places(label, n, m, places):
+    """Where the labels' logits of m rows are, counted from the first of TILES tiles (8 lanes each at least).
+
+    What reads and writes them one by one is then as short as can be, and costs less than to compare every class.
+    """
+    rows = lane_numbers(splat(np.int64(0))) * n
+    for r in range(0, m, 8):
+        store(places, r, maximum(load(label, r), 0) + rows)
+        rows = rows + 8 * n
+
+
+@inline
+def flat_figures(p, n, places, r, figures, terms):
     """A, k, s and the label's logit of TILES tiles' rows, from row r of a block on. Whether they are of moderate size.
 
-    ``label`` and ``figures`` are pointers, for the block's first row.
+    ``places`` is a pointer to the first one's. The labels' terms become 0.
     """
     width = lanes(p)
     if not flat_terms(p, n, terms):
         return False
-    for i in range(TILES * width):  # this costs less than a comparison of every class with the label
-        at = i * n + max(label[r + i], 0)
-        figures[3 * ROWS + r + i] = p[at]
+    own = offset(figures, 3 * ROWS + r)
+    for i in range(TILES * width):
+        at = places[i]
+        own[i] = p[at]
         terms[at] = 0.0
     for t in range(TILES):
         at = r + t * width

@@ -37,7 +37,8 @@ from fastxent.kernels.blocks import (
     strided,
 )  # fmt: skip
 from fastxent.kernels.chunks import add_distances
-from fastxent.kernels.figures import LABELS, nll_of, row_figures_and_terms, tile_figures
+from fastxent.kernels.figures import LABELS, is_flat, nll_of, row_figures_and_terms, tile_figures
+from fastxent.kernels.flat_gradients import flat_block, flat_gradient, owners_of
 from fastxent.kernels.gradients import (
     PARTS,
     binary_gradient,
@@ -71,10 +72,11 @@ from fastxent.kernels.rows import lanes
 from fastxent.kernels.simd import fill, first_lanes, splat
 from fastxent.kernels.soft import smoothed_figures, soft_figures
 from fastxent.kernels.softmax import write_row
-from fastxent.kernels.tiles import ROWS, TILE_SIZE, TILES, tile_row
+from fastxent.kernels.tiles import ROWS, TILE_CLASSES, TILE_SIZE, TILES, tile_row
 from fastxent.kernels.transpose import vectors_to_rows
 
 NEAR_ELEMENTS = 1 << 14  # rows are read again so many elements at a time: they stay in the cache
+OWNERS = 16 * TILE_CLASSES
 
 
 @inline
@@ -206,15 +208,39 @@ def label_gradients_tiles(
     parts = scratch(read_type(like), PARTS, ROWS)
     label = scratch(np.int64, 0, LABELS)
     tiles = scratch(read_type(like), 0, TILE_SIZE)
+    terms = scratch(read_type(like), 0, NEAR_ELEMENTS)
+    owners = scratch(read_type(like), 0, OWNERS)
+    numbers = scratch(np.int64, 0, OWNERS)
+    places = scratch(np.int64, 0, ROWS)
     made = scratch(read_type(like), 0, TILE_SIZE)
     g_tile = scratch(read_type(like), 0, TILE_SIZE)
     h_tile = scratch(read_type(like), 0, TILE_SIZE)
     h_made = scratch(read_type(like), 0, TILE_SIZE)
     f, g, w, tiles_of = pointer(figures, 0), pointer(parts, 0), pointer(scales, 0), pointer(tiles, 0)
+    y, q = pointer(label, 0), pointer(owners, 0)
     width = lanes(tiles_of)
+    flat = is_flat(view, n, scale) and not wants_hessian
+    if flat:
+        owners_of(n, pointer(numbers, 0), q)
     i = start
     while i < stop:
-        m = min(near_rows((view, o_view, h_view), i, stop, n, n), TILES * width)  # whose tiles stay
+        m = near_rows((view, o_view, h_view), i, stop, n, n)
+        p, o = strided(view, like, i), strided(o_view, like, i)
+        whole = m // (TILES * width) * (TILES * width) if flat else 0
+        if whole > 0:
+            bad = read_labels(labels, i, whole, n, integers[HAS_IGNORE] != 0, integers[IGNORE], label)
+            if bad >= 0:
+                return refuse(report, bad, LABEL)
+            row_scales(integers, reals, class_weight, sample_weight, label, i, whole, scales)
+            weigh(scales, reals[GRADIENT_SCALE], whole, scales)
+            if flat_block(p, n, whole, y, pointer(places, 0), w, f, pointer(terms, 0), pointer(values, 0), g):
+                settle_labels(values, label, whole, i, class_weight, sample_weight, True, factors, out, sums)
+                for r in range(0, whole, TILES * width):
+                    flat_gradient(pointer(terms, r * n), n, pointer(places, r), offset(g, r), q, pointer(made, 0))
+                    write_rows(pointer(made, 0), n, TILES * width, o_view, offset(o, r * o_view[2]), streaming)
+                i += whole
+                continue
+        m = min(m, TILES * width)  # whose tiles stay
         bad = read_labels(labels, i, m, n, integers[HAS_IGNORE] != 0, integers[IGNORE], label)
         if bad >= 0:
             return refuse(report, bad, LABEL)
@@ -229,16 +255,16 @@ def label_gradients_tiles(
         factors_of(f, pointer(scales, 0), g, m, scale, scale_low)
         for t in range((m + width - 1) // width):
             r, tile = tile_row(tiles_of, 0, t, m), offset(tiles_of, t * (n + 1) * width)
-            y = load_integers(pointer(label, r), 0, fill(tile, 0.0))
+            own = load_integers(y, r, fill(tile, 0.0))
             given = offset(f, r), offset(w, r), offset(g, r)
             if wants_hessian:
-                label_tile_hessian(tile, n, y, *given, scale, scale_low, pointer(h_tile, 0))
+                label_tile_hessian(tile, n, own, *given, scale, scale_low, pointer(h_tile, 0))
                 tile_to_rows(pointer(h_tile, 0), n, min(width, m), pointer(h_made, r * n))
-            label_tile(tile, n, y, *given, scale, scale_low, pointer(g_tile, 0))
+            label_tile(tile, n, own, *given, scale, scale_low, pointer(g_tile, 0))
             tile_to_rows(pointer(g_tile, 0), n, min(width, m), pointer(made, r * n))
         if wants_hessian:
             write_rows(pointer(h_made, 0), n, m, h_view, strided(h_view, like, i), False)
-        write_rows(pointer(made, 0), n, m, o_view, strided(o_view, like, i), streaming)
+        write_rows(pointer(made, 0), n, m, o_view, o, streaming)
         i += m
     streamed()
 

@@ -17,7 +17,7 @@ import numpy as np
 from numba.extending import overload
 
 from fastxent.kernels import elementary
-from fastxent.kernels.elementary import LN_2, LOG2_E, exp_shifted_over, exp_times
+from fastxent.kernels.elementary import LN_2, LOG2_E, exp_shifted, exp_shifted_over, exp_times
 from fastxent.kernels.finish import doubles_at, figures_at, near_sum, wide_sum
 from fastxent.kernels.jit import INLINE, inline, part
 from fastxent.kernels.memory import (
@@ -48,7 +48,7 @@ from fastxent.kernels.simd import (
 )  # fmt: skip
 from fastxent.kernels.soft import highest
 from fastxent.kernels.softmax import write_row
-from fastxent.kernels.term_sums import BIAS32, BIAS64, one_term, term_constants
+from fastxent.kernels.term_sums import one_term, term_constants
 from fastxent.kernels.tiles import ROWS
 
 
@@ -182,11 +182,6 @@ def checked_terms(rare, x, t, lowest, result, factor, context):
         if any_lane(beneath & (x > -math.inf) & (factor != 0.0)):
             result = select(beneath & (x > -math.inf) & (factor != 0.0), rare(x, context), result)
     return result
-
-
-lowest_sum = by_type(
-    float(elementary.ROUND32) + BIAS32 + 8 * elementary.FLOOR32, elementary.ROUND64 + BIAS64 + 8 * elementary.FLOOR64
-)
 
 
 @inline
@@ -328,21 +323,21 @@ def rest_of_top(p, n, y, s, k, factor, scale, scale_low):
 
 @inline
 def tile_figures_at(f, r, factor, scale, scale_low):
-    """For plain_terms and for scaled_terms of a tile, the factor apart."""
+    """For tile_terms, the factor apart."""
     k, s = load(f, ROWS + r), load(f, 2 * ROWS + r)
     high, low = two_words(k, scale, scale_low)
-    magic = magic_of(factor, k, s, elementary.steps(k) if scale == 1.0 else 1.0)
-    return term_constants(magic), (magic, high, low)
+    return magic_of(factor, k, s, elementary.steps(k) if scale == 1.0 else 1.0), high, low
 
 
 @inline
 def tile_terms(x, figures, factor, plain, context):
     """factor·e^(x/T)·2^-k of one class of a tile's rows."""
-    constants, scaled = figures
     if plain:
-        result, place = one_term(x, constants)
-        return checked_terms(_rare_of_tile, x, from_bits(place), lowest_sum(x), result * factor, factor, context)
-    return scaled_terms(_rare_of_tile, x, scaled, factor, context)
+        magic, _, _ = figures
+        lowest = elementary.rounding(x) + elementary.steps(x) * floor_exponent(x)
+        place = fma(x, elementary.steps(x) * LOG2_E, magic)
+        return checked_terms(_rare_of_tile, x, place, lowest, exp_shifted(x, magic) * factor, factor, context)
+    return scaled_terms(_rare_of_tile, x, figures, factor, context)
 
 
 @inline
@@ -367,9 +362,9 @@ def usual_tile(tile, n, label, f, factor, own, target):
     width = lanes(tile)
     k = load(f, ROWS)
     magic, floor = magic_of(factor, k, load(f, 2 * ROWS), elementary.steps(k)), (k + floor_exponent(k)) * LN_2
-    constants, least = term_constants(magic), fill(factor, math.inf)
+    least = fill(factor, math.inf)
     for j in range(n):
-        term, _ = one_term(maximum(load(tile, j * width), floor), constants)
+        term = exp_shifted(maximum(load(tile, j * width), floor), magic)
         least = select(term < least, term, least)
         store(target, j * width, select(label == j, own, term * factor))
     return not any_lane(~(magic == magic) | ~(least >= lowest_term(least)))
