@@ -65,19 +65,20 @@ def test_every_entry_for_soft_targets_and_smoothing_is_accurate(c, dtype, errors
 
 
 @FLOATS
+@pytest.mark.parametrize("pos_weight", [1.0, 2.5])
 @pytest.mark.parametrize("t", [0.0, 1.0, 0.25])
-def test_every_binary_gradient_is_accurate(t, dtype, errors):
+def test_every_binary_gradient_is_accurate(t, pos_weight, dtype, errors):
     rng = np.random.default_rng(3)
     found = errors("binary gradient", np.dtype(dtype)), errors("binary Hessian", np.dtype(dtype))
     z = np.concatenate([rng.standard_normal(150) * s for s in (1e-6, 1, 30, 300)])
     z = np.concatenate([z, [0.0, 80.5, -80.5, 699.0, -701.0, 1e8, -1e8, 1e30]]).astype(dtype)
     _, grad, hess = binary_cross_entropy_value_and_grad(
-        z, np.full(len(z), t), pos_weight=2.5, reduction="none", hessian=True
+        z, np.full(len(z), t, dtype), pos_weight=pos_weight, reduction="none", hessian=True
     )
     least = float(np.finfo(dtype).smallest_subnormal)
     for x, g, h in zip(z, grad, hess, strict=True):
         q, rest = 1 / (1 + EXACT.exp(-exact(x))), 1 / (1 + EXACT.exp(exact(x)))
-        on, off = exact(2.5) * exact(t), 1 - exact(t)
+        on, off = exact(pos_weight) * exact(t), 1 - exact(t)
         found[0].add(g, off * q - on * rest, f"z = {x!r}", scale=off * q + on * rest, rounding=least)
         found[1].add(h, (on + off) * q * rest, f"z = {x!r}", rounding=least)
     for collected in found:

@@ -7,6 +7,7 @@ its figures and losses first, then each row again, from the cache, for what is w
 import numpy as np
 
 from fastxent.kernels.binary import any_outside, logit_losses
+from fastxent.kernels.binary_gradients import binary_gradient, narrow_gradients
 from fastxent.kernels.blocks import (
     FLAG,
     GRADIENT,
@@ -41,7 +42,6 @@ from fastxent.kernels.figures import LABELS, is_flat, nll_of, row_figures_and_te
 from fastxent.kernels.flat_gradients import flat_block, flat_gradient, owners_of
 from fastxent.kernels.gradients import (
     PARTS,
-    binary_gradient,
     curvatures_of,
     factors_of,
     fill_row,
@@ -394,7 +394,7 @@ def binary_gradients(
     """One logit a row, the target a probability."""
     view, t_view = first_view(integers), second_view(integers)
     o_view, h_view = view_at(integers, GRADIENT), view_at(integers, HESSIAN)
-    wants_hessian, pos_weight = integers[KIND] != 0, reals[POS_WEIGHT]
+    wants_hessian, streaming, pos_weight = integers[KIND] != 0, integers[FLAG] != 0, reals[POS_WEIGHT]
     copy, t_copy = np.empty(ROWS, like.dtype), np.empty(ROWS, t_like.dtype)
     made, h_made = np.empty(ROWS, like.dtype), np.empty(ROWS, like.dtype)
     values = scratch(np.float64, 0, ROWS)
@@ -417,21 +417,28 @@ def binary_gradients(
         settle(values, factors, False, m, i, sample_weight, out, sums)
         row_scales(integers, reals, none, sample_weight, label, i, m, scales)
         scale, o, h = pointer(scales, 0), pointer(made, 0), pointer(h_made, 0)
-        for r in range(0, m, 8):
-            here = first_lanes(m - r, splat(0.0))
-            gradient, hessian = binary_gradient(
-                load_some_double(p, r, here, 0.0), load_some_double(t, r, here, 0.0), pos_weight
-            )
-            weight = load_some_double(scale, r, here, 0.0)
-            store_some_double(o, r, here, gradient * (weight * reals[GRADIENT_SCALE]) + 0.0)
-            store_some_double(h, r, here, hessian * (weight * reals[HESSIAN_SCALE]) + 0.0)
+        weigh(scales, reals[GRADIENT_SCALE], m, factors)
+        done = pos_weight == 1.0 and narrow_gradients(p, t, pointer(factors, 0), o, m)
+        if wants_hessian or not done:
+            for r in range(0, m, 8):
+                here = first_lanes(m - r, splat(0.0))
+                gradient, hessian = binary_gradient(
+                    load_some_double(p, r, here, 0.0), load_some_double(t, r, here, 0.0), pos_weight
+                )
+                if not done:
+                    store_some_double(o, r, here, gradient * load(pointer(factors, r), 0) + 0.0)
+                store_some_double(h, r, here, hessian * (load(scale, r) * reals[HESSIAN_SCALE]) + 0.0)
         target, h_target = strided(o_view, like, i), strided(h_view, like, i)
-        for r in range(m):
-            target[r * o_view[2]] = o[r]
+        if o_view[2] == 1:
+            write_row(same, (), o, m, target, streaming)
+        else:
+            for r in range(m):
+                target[r * o_view[2]] = o[r]
         if wants_hessian:
             for r in range(m):
                 h_target[r * h_view[2]] = h[r]
         i += m
+    streamed()
 
 
 @inline

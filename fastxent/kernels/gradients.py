@@ -447,16 +447,3 @@ def mixed_gradient(p, n, figures, r, coefficients, shares, scales, scale, scale_
         if wants_hessian:
             store_some_double(hessian, i, here, q * rest * (mass * hessian_scale) + 0.0)
         store_some_double(target, i, here, fma(q, mass - c, -(c * rest)) * gradient_scale + 0.0)
-
-
-@inline
-def binary_gradient(z, t, pos_weight):
-    """(1 - t)·q - w·t·(1 - q) and (w·t + 1 - t)·q·(1 - q) for eight float64 logits, q = 1/(1 + e^-z)."""
-    size = select(z > 0.0, z, -z)
-    small = elementary.exp(-size)
-    large = 1.0 / (small + 1.0)
-    small = small * large
-    q, rest = select(z > 0.0, large, small), select(z > 0.0, small, large)
-    on, off = t * pos_weight, 1.0 - t
-    gradient, hessian = fma(off, q, -(on * rest)), (on + off) * (large * small)
-    return select(size == size, gradient, math.nan), select(size == size, hessian, math.nan)
