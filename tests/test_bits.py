@@ -201,6 +201,22 @@ def layouts(z):
     return result
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("c", [4, 5, 10, 11, 64])
+def test_rows_of_moderate_size_do_not_show_whether_others_are(c, dtype):
+    """Blocks without far logits take a way of their own (kernels/flat.py); here every block has one, or none has."""
+    rng = np.random.default_rng(c)
+    z, y = rng.standard_normal((300, c)).astype(dtype) * 9, rng.integers(0, c, 300)
+    y[::7] = -100
+    mixed, far = z.copy(), np.arange(300) % 29 == 5
+    mixed[far] = rng.choice([700.0, -700.0, np.nan, -np.inf, 41.0], (far.sum(), c))
+    for function in (fastxent.cross_entropy, fastxent.cross_entropy_value_and_grad):
+        found, other = (function(x, y, ignore_index=-100, reduction="none") for x in (z, mixed))
+        for a, b in zip(*((x,) if isinstance(x, np.ndarray) else x for x in (found, other)), strict=True):
+            assert np.isfinite(a).all()
+            assert a[~far].tobytes() == b[~far].tobytes()
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
 @pytest.mark.parametrize("c", [1, 2, 3, 8, 10, 16, 17, 33, 64, 100, 257, 1023])
 def test_any_layout_of_the_same_values_gives_the_same_bits(c, dtype):
