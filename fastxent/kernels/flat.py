@@ -16,7 +16,6 @@ from fastxent.kernels.memory import load, offset, prefetch_second_level, store, 
 from fastxent.kernels.rows import add_terms, ahead, lane_sums, lanes, magnitude
 from fastxent.kernels.simd import (
     any_lane,
-    as_double,
     bits,
     by_type,
     fill,
@@ -29,7 +28,7 @@ from fastxent.kernels.simd import (
     to_real,
 )
 from fastxent.kernels.tiles import ROWS, TILES
-from fastxent.kernels.transpose import four_of_rows
+from fastxent.kernels.transpose import as_double, four_of_rows
 
 # Logits of moderate size. With z of the label and m of the largest other class e^m·2^-k is far from a tile's floor, and
 # C·e^(m - z) within what finish.near_nll serves: |m - z|/ln 2 is at most 116 (866).

@@ -12,8 +12,9 @@ from fastxent.kernels.gradients import FACTOR, OWN, columns, exponent_place
 from fastxent.kernels.jit import inline
 from fastxent.kernels.memory import load, load_integers, offset, store, store_double
 from fastxent.kernels.rows import lanes, two_words
-from fastxent.kernels.simd import any_lane, bits, by_type, fill, from_bits, permute, select
+from fastxent.kernels.simd import any_lane, bits, by_type, fill, from_bits, select
 from fastxent.kernels.tiles import ROWS, TILES
+from fastxent.kernels.transpose import permute
 
 # With S/(1 + S) and a row's weight within these no factor here or in gradients.py leaves the range of normal numbers
 # that is served there, and no tile has taken its terms relative to another class (rows.too_small).

@@ -20,9 +20,9 @@ from numba.extending import intrinsic, lower_builtin, models, overload, register
 from fastxent.kernels.jit import INLINE
 
 __all__ = [
-    "add_reduce", "any_lane", "as_double", "bits", "by_type", "count_lanes", "fill", "first_lanes", "float32x16",
+    "add_reduce", "any_lane", "bits", "by_type", "count_lanes", "fill", "first_lanes", "float32x16",
     "float64x8", "fma", "from_bits", "halves", "int32x16", "int64x8", "is_float32", "join", "lane_numbers",
-    "max_reduce", "maximum", "minimum", "permute", "select", "splat", "table", "to_real", "words",
+    "max_reduce", "maximum", "minimum", "select", "splat", "table", "to_real", "words",
 ]  # fmt: skip
 
 
@@ -323,13 +323,6 @@ def from_bits(typingctx, x):
 
 
 @intrinsic
-def as_double(typingctx, x):
-    """A vector of float32 as float64, in as many lanes."""
-    kind = x.of(types.float64)
-    return kind(x), lambda context, builder, sig, args: builder.fpext(args[0], llvm_type(kind))
-
-
-@intrinsic
 def words(typingctx, x):
     """The words of 8 x int64 as 16 x int32: the low one of each, then the high one."""
     return int32x16(x), lambda context, builder, sig, args: builder.bitcast(args[0], llvm_type(int32x16))
@@ -389,26 +382,6 @@ def table(values):
         return index(index), build
 
     return lookup
-
-
-@intrinsic
-def permute(typingctx, x, index):
-    """The lanes of a vector of floats at the indices, each from 0 to less than the number of lanes."""
-
-    def build(context, builder, sig, args):
-        kind = llvm_type(x)
-        if "+avx512f" in getattr(context.codegen(), "_tm_features", ""):
-            name = f"llvm.x86.avx512.permvar.{'sf' if is_float32(x) else 'df'}.512"
-            return call_llvm(builder, name, kind, [args[0], args[1]])
-        found = ir.Constant(kind, ir.Undefined)
-        for lane in range(x.lanes):
-            here = ir.Constant(ir.IntType(32), lane)
-            found = builder.insert_element(
-                found, builder.extract_element(args[0], builder.extract_element(args[1], here)), here
-            )
-        return found
-
-    return x(x, index), build
 
 
 def _eights(builder, words):

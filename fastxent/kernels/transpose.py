@@ -10,9 +10,18 @@ from numba.extending import intrinsic
 
 from fastxent.kernels.memory import memory_kind, read
 from fastxent.kernels.narrow import stored
-from fastxent.kernels.simd import Vector, llvm_type, shuffle
+from fastxent.kernels.simd import Vector, call_llvm, is_float32, llvm_type, shuffle
 
-__all__ = ["adjacent_to_vectors", "four_of_rows", "max_across", "rows_to_vectors", "sum_across", "vectors_to_rows"]
+__all__ = [
+    "adjacent_to_vectors",
+    "as_double",
+    "four_of_rows",
+    "max_across",
+    "permute",
+    "rows_to_vectors",
+    "sum_across",
+    "vectors_to_rows",
+]
 
 PIECE = 4  # elements of a row that are moved together
 
@@ -165,6 +174,33 @@ def adjacent_to_vectors(typingctx, source, n, target):
         return context.get_dummy_value()
 
     return types.none(source, n, target), build
+
+
+@intrinsic
+def permute(typingctx, x, index):
+    """The lanes of a vector of floats at the indices, each from 0 to less than the number of lanes."""
+
+    def build(context, builder, sig, args):
+        kind = llvm_type(x)
+        if "+avx512f" in getattr(context.codegen(), "_tm_features", ""):
+            name = f"llvm.x86.avx512.permvar.{'sf' if is_float32(x) else 'df'}.512"
+            return call_llvm(builder, name, kind, [args[0], args[1]])
+        found = ir.Constant(kind, ir.Undefined)
+        for lane in range(x.lanes):
+            here = ir.Constant(ir.IntType(32), lane)
+            found = builder.insert_element(
+                found, builder.extract_element(args[0], builder.extract_element(args[1], here)), here
+            )
+        return found
+
+    return x(x, index), build
+
+
+@intrinsic
+def as_double(typingctx, x):
+    """A vector of float32 as float64, in as many lanes."""
+    kind = x.of(types.float64)
+    return kind(x), lambda context, builder, sig, args: builder.fpext(args[0], llvm_type(kind))
 
 
 def _across(combine):
