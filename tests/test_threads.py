@@ -148,3 +148,23 @@ def score_some(seed):
 def test_a_spawned_child_works():
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         assert pool.map(score_some, [1, 2]) == [score_some(1), score_some(2)]
+
+
+def test_blas_gets_its_threads_back_whoever_leaves_last():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+
+    def numbers():
+        return {lib["num_threads"] for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"}
+
+    from fastxent.threads import blas_on_one_thread
+
+    with blas_on_one_thread():  # finds the libraries, and loads SciPy's
+        pass
+    before = numbers()
+    first, second = blas_on_one_thread(), blas_on_one_thread()
+    assert first.__enter__()
+    assert second.__enter__()
+    first.__exit__(None, None, None)
+    assert numbers() == {1}
+    second.__exit__(None, None, None)
+    assert numbers() == before

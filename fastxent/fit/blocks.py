@@ -23,8 +23,8 @@ from fastxent.threads import side_by_side
 BLOCK_BYTES = 1 << 19  # of logits, and of features
 FEWEST_ROWS, MOST_ROWS = 128, 4096
 PARTS = 8  # at most: each has a gradient of its own
-# Products of fewer multiplications than this are made on one thread, or on BLAS's: 1 ms or so.
-PARALLEL = 1 << 23
+# Products of fewer multiplications than this are made on one thread: half a millisecond or so.
+PARALLEL = 1 << 22
 # From so many multiplications and logits a row on products in float32 save more than a copy of the features costs.
 NARROW, NARROW_CLASSES = 1 << 20, 8
 

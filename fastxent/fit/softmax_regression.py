@@ -42,8 +42,9 @@ class SoftmaxRegression(Estimator):
         fewer than 1000 parameters without a prior, or with a Gaussian one and tol below 1e-6, else L-BFGS; with a
         Laplace prior always L-BFGS with bounds.
     tol : float
-        Converged when no derivative of the mean loss, a standard deviation of the feature, is larger. The default gets
-        as close as scikit-learn's 1e-4 in its coordinates, or closer. At most 1e-7 with ``inference``.
+        Converged when no derivative of the mean loss, a standard deviation of the feature, is larger; L-BFGS's last
+        step must also have gained less than a tenth of it, in nats a parameter, over all rows. The default ends where
+        scikit-learn's 1e-4 does or closer to the optimum. At most 1e-7 with ``inference``.
     max_iter : int
         Most iterations.
     warm_start : bool
@@ -51,7 +52,8 @@ class SoftmaxRegression(Estimator):
     inference : bool
         Whether to keep the covariance of the estimates, for `summary`.
     threads : int, optional
-        At most so many threads of the kernels (BLAS has its own).
+        At most so many threads. While L-BFGS or Newton run, BLAS is held to one in each, if threadpoolctl is installed;
+        otherwise it has its own.
 
     Attributes
     ----------
