@@ -15,7 +15,16 @@ from importlib import import_module
 from operator import index
 from typing import Any, TypeVar
 
-__all__ = ["blas_on_one_thread", "current_threads", "get_threads", "limited", "set_threads", "side_by_side", "team"]
+__all__ = [
+    "blas_on_one_thread",
+    "current_threads",
+    "get_threads",
+    "in_parts",
+    "limited",
+    "set_threads",
+    "side_by_side",
+    "team",
+]
 
 T = TypeVar("T")
 
@@ -163,6 +172,12 @@ def blas_on_one_thread() -> Iterator[bool]:
             _blas_users -= 1
             if _blas_users == 0:
                 _blas_limits.pop().restore_original_limits()
+
+
+def in_parts(work: Callable[[int, int], T], n: int, least: int = 1 << 15) -> list[T]:
+    """What work(start, stop) returns of the parts of 0 .. n - 1, of at least so many each, done side by side."""
+    k = max(1, min(current_threads(), n // least))
+    return side_by_side([functools.partial(work, n * i // k, n * (i + 1) // k) for i in range(k)])
 
 
 @contextmanager

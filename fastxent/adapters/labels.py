@@ -14,6 +14,7 @@ from fastxent.checks import show
 from fastxent.kernels import batch as kernels
 from fastxent.kernels import lookup
 from fastxent.slices import F64, I64, INT64_MAX
+from fastxent.threads import in_parts
 
 SAMPLE = 4096  # labels that are looked at first
 TABLE = 1 << 16  # classes so close together are found in a table
@@ -167,14 +168,20 @@ def _found(y: np.ndarray, known: np.ndarray) -> np.ndarray | None:
     """The index of each string among the known ones, or -1; None for what is no array of strings in native order."""
     if y.dtype.kind not in "US" or known.dtype.kind != y.dtype.kind or not y.dtype.isnative or not y.dtype.itemsize:
         return None
-    word = np.uint32 if y.dtype.kind == "U" else np.uint8
     same = known.astype(y.dtype)
     if not np.array_equal(same, known):  # longer ones than any label
         return None
+    word = next(w for w in (np.uint64, np.uint32, np.uint16, np.uint8) if y.dtype.itemsize % w().itemsize == 0)
     words, known_words = np.ascontiguousarray(y).view(word), np.ascontiguousarray(same).view(word)
-    factors = np.random.default_rng(0).integers(0, 2**63, y.dtype.itemsize // word().itemsize, np.uint64) | np.uint64(1)
+    width = y.dtype.itemsize // word().itemsize
+    factors = np.random.default_rng(0).integers(0, 2**63, width, np.uint64) << np.uint64(1) | np.uint64(1)
     found = np.empty(y.size, np.int64)
-    lookup.find_words(words, known_words, factors, np.empty(1 << (8 * known.size).bit_length(), np.int64), found)
+
+    def find(start: int, stop: int) -> None:
+        table = np.empty(1 << (8 * known.size).bit_length(), np.int64)
+        lookup.find_words(words[start * width : stop * width], known_words, factors, table, found[start:stop])
+
+    in_parts(find, y.size)
     return found
 
 

@@ -21,11 +21,12 @@ from fastxent.adapters.labels import as_labels, class_indices, columns, encoded
 from fastxent.arrays import as_array
 from fastxent.kernels import batch as kernels
 from fastxent.kernels.brier import add_class_weights
-from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_add_block, exact_sum_value
+from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_add_block, exact_sum_merge, exact_sum_value
 from fastxent.kernels.narrow import widened
 from fastxent.kernels.scorecard import prior_nll
 from fastxent.reductions import LOSSES, divide, new_sums, values_of
 from fastxent.slices import COPY_BYTES
+from fastxent.threads import in_parts
 
 if TYPE_CHECKING:
     d2_log_loss_scorer: Any
@@ -214,16 +215,28 @@ def d2_log_loss_score(
         total = float(indices.size)
     else:
         s = np.ascontiguousarray(as_array(sample_weight, "sample_weight")[0], float)
-        sums = np.zeros((n_classes, STATE_SIZE), np.int64)
-        add_class_weights(indices.astype(np.int64, copy=False), s, sums)
-        of_class = np.array([exact_sum_value(state) for state in sums])
-        all_sums = np.zeros(STATE_SIZE, np.int64)
-        exact_sum_add_block(all_sums, s, s.size)
-        total = float(exact_sum_value(all_sums))
+        of_class, total = _class_weights(indices.astype(np.int64, copy=False), s, n_classes)
     if indices.size < 2 or np.count_nonzero(of_class) < 2:
         warnings.warn("D² is not defined for one row or one class: NaN", RuntimeWarning, stacklevel=2)
         return math.nan
     return 1.0 - loss / float(prior_nll(of_class, total))
+
+
+def _class_weights(indices: np.ndarray, s: np.ndarray, n_classes: int) -> tuple[np.ndarray, float]:
+    """Every class's weight and the weight of all, each correctly rounded."""
+
+    def add(start: int, stop: int) -> np.ndarray:
+        sums = np.zeros((n_classes, STATE_SIZE), np.int64)
+        add_class_weights(indices[start:stop], s[start:stop], sums)
+        return sums
+
+    first, *more = in_parts(add, indices.size, least=64 * n_classes + (1 << 15))
+    total = np.zeros(STATE_SIZE, np.int64)
+    for k, state in enumerate(first):
+        for other in more:
+            exact_sum_merge(state, other[k])
+        exact_sum_merge(total, state)
+    return np.array([exact_sum_value(state) for state in first]), float(exact_sum_value(total))
 
 
 # make_scorer of each: (function, whether greater is better)

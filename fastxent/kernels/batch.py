@@ -48,9 +48,10 @@ from fastxent.kernels.blocks import (  # noqa: F401  (the reasons are this modul
 )  # fmt: skip
 from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_final, exact_sum_merge, exact_sum_value
 from fastxent.kernels.jit import call_chunk, compiled, inline, parallel, prange
-from fastxent.kernels.memory import scratch
+from fastxent.kernels.memory import load, pointer, scratch
 from fastxent.kernels.narrow import rounded, widened
 from fastxent.kernels.probabilities import LOG_PROBS, LOGITS, PROBS  # noqa: F401
+from fastxent.kernels.simd import any_lane, splat
 from fastxent.kernels.tiles import TILE_CLASSES
 from fastxent.threads import team
 
@@ -509,12 +510,14 @@ def score_rows(*arguments):
 
 @compiled
 def _first_bad_weight(weights):
+    p, zero = pointer(weights, 0), splat(0.0)
     for start in range(0, weights.size, 1024):
         stop = min(start + 1024, weights.size)
-        bad = 0
-        for i in range(start, stop):  # without a way out, so that it becomes vectors
-            bad += not 0.0 <= weights[i] < np.inf
-        if bad:
+        good = zero == 0.0
+        for i in range(start, stop - 7, 8):
+            w = load(p, i)
+            good = good & (w >= 0.0) & (w < np.inf)
+        if stop % 8 != 0 or any_lane(~good):
             for i in range(start, stop):
                 if not 0.0 <= weights[i] < np.inf:
                     return i

@@ -23,9 +23,10 @@ from fastxent.kernels.figures import LABELS
 from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.memory import load, load_double, load_some_double, offset, pointer, scratch, store
 from fastxent.kernels.narrow import read_type
+from fastxent.kernels.probability_blocks import sums_at_fault
 from fastxent.kernels.rows import lanes, two_sum
-from fastxent.kernels.simd import add_reduce, any_lane, first_lanes, lane_numbers, select, splat
-from fastxent.kernels.tiles import ROWS, TILE_SIZE, fill_tile, tile_row
+from fastxent.kernels.simd import add_reduce, any_lane, first_lanes, fma, lane_numbers, maximum, minimum, select, splat
+from fastxent.kernels.tiles import ROWS, TILE_SIZE, fill_tiles, tile_row
 
 
 @inline
@@ -68,25 +69,31 @@ def brier_rows(start, stop, like, t_like, integers, reals, labels, class_weight,
 
 @inline
 def tile_distances(tile, n, label, values, masses):
-    """The same for the rows of a tile, behind ``values`` and ``masses``; ``label`` points to the first row's."""
+    """The same for the rows of a tile, behind ``values`` and ``masses``; ``label`` points to the first row's.
+
+    Four squares are added with their roundings, so that a score is within 7 · 2^-53 of the exact one, relatively.
+    """
     width = lanes(tile)
     for h in range(0, width, 8):
         y, total, low, mass = load(label, h), splat(0.0), splat(0.0), splat(0.0)
-        valid = total == 0.0
-        for j in range(n):
-            v = load_double(tile, j * width + h)
-            valid = valid & (v >= 0.0) & (v <= 1.0)
-            distance = select(y == j, 1.0 - v, v)
-            total, low = two_sum(total, low, distance * distance)
-            mass = mass + v
+        lowest, most = splat(0.0), splat(0.0)
+        for first in range(0, n, 4):
+            squares = splat(0.0)
+            for j in range(first, min(first + 4, n)):
+                v = load_double(tile, j * width + h)
+                lowest, most = minimum(lowest, v), maximum(most, v)
+                distance = select(y == j, 1.0 - v, v)
+                squares = fma(distance, distance, squares)
+                mass = mass + v
+            total, low = two_sum(total, low, squares)
         store(values, h, total + low)
-        store(masses, h, select(valid, mass, math.nan))
+        store(masses, h, select((lowest >= 0.0) & (most <= 1.0), mass, math.nan))
 
 
 @compiled
 def brier_tiles(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
-    """The same for few classes, in tiles: a million rows of 10 of float64, two threads, in 4.3 ms, not in 5.4."""
-    view, n = first_view(integers), integers[N]
+    """The same for few classes, in tiles: a million rows of 10 of float64, two threads, in 2.8 ms; a read takes 1.5."""
+    view, n, sum_tol = first_view(integers), integers[N], reals[SUM_TOL]
     values = scratch(np.float64, 0, LABELS)
     masses = scratch(np.float64, 0, LABELS)
     factors = scratch(np.float64, 0, ROWS)
@@ -103,12 +110,13 @@ def brier_tiles(start, stop, like, t_like, integers, reals, labels, class_weight
         p = strided(view, like, i)
         for first in range(0, m, width):
             r = tile_row(tile, first, 0, m)
-            fill_tile(tile, offset(p, r * view[2]), view[2], min(width, m), n, view[3])
+            fill_tiles(tile, p, view[2], first, 1, m, n, view[3])
             tile_distances(tile, n, pointer(label, r), pointer(values, r), pointer(masses, r))
-        for r in range(m):
-            reason = sum_fault(masses[r], False, reals[SUM_TOL])
-            if reason:
-                return refuse(report, i + r, reason)
+        if sums_at_fault(pointer(masses, 0), label, m, False, sum_tol):
+            for r in range(m):
+                reason = sum_fault(masses[r], False, sum_tol)
+                if reason:
+                    return refuse(report, i + r, reason)
         settle_labels(values, label, m, i, class_weight, sample_weight, True, factors, out, sums)
         i += m
 

@@ -252,9 +252,9 @@ def _hard_log_losses(figures_of, few, start, stop, like, call, work, memory, out
         if bad >= 0:
             return refuse(report, bad, LABEL)
         figures_of(view, like, n, i, m, label, normalize, figures, memory)
-        if sums_at_fault(figures, label, m, normalize, sum_tol):
+        if sums_at_fault(pointer(figures, 2 * ROWS), label, m, normalize, sum_tol):
             for r in range(m):
-                reason = sum_fault(figures[0, r] + figures[1, r], normalize, sum_tol) if label[r] >= 0 else OK
+                reason = sum_fault(figures[2, r], normalize, sum_tol) if label[r] >= 0 else OK
                 if reason:
                     return refuse(report, i + r, reason)
         label_losses(strided(view, like, i), figures, values, m, eps, normalize)

@@ -15,18 +15,20 @@ def find_words(words, known, factors, table, found):
     """The index among ``known`` of every label, or -1, to ``found``: int64[n].
 
     Labels are ``factors.size`` words each, one after the other, and so are the known ones, which are distinct. A
-    label's hash is the sum of its words times odd uint64 factors, of which the first bits count; ``table`` has room for
-    some times as many entries, int64, a power of two, as there are known ones.
+    label's hash is the sum of its words times odd uint64 factors, of which the last bits count for nothing; ``table``
+    has room for some times as many entries, int64, a power of two, as there are known ones.
     """
-    width, size = factors.size, table.size
+    width, size, unused = factors.size, table.size, np.uint64(64)
+    while size >> (64 - np.int64(unused)) > 1:
+        unused -= np.uint64(1)
     table[:] = -1
     for k in range(known.size // width):
-        slot = _first_slot(known, k * width, factors, size)
+        slot = _first_slot(known, k * width, factors, unused)
         while table[slot] >= 0:
             slot = (slot + 1) & (size - 1)
         table[slot] = k
     for i in range(found.size):
-        slot = _first_slot(words, i * width, factors, size)
+        slot = _first_slot(words, i * width, factors, unused)
         k = table[slot]
         while k >= 0 and not _equal(words, i * width, known, k * width, width):
             slot = (slot + 1) & (size - 1)
@@ -35,11 +37,11 @@ def find_words(words, known, factors, table, found):
 
 
 @inline
-def _first_slot(words, start, factors, size):
+def _first_slot(words, start, factors, unused):
     total = np.uint64(0)
     for j in range(factors.size):
         total += np.uint64(words[start + j]) * factors[j]
-    return np.int64(total >> np.uint64(32)) & (size - 1)
+    return np.int64(total >> unused)
 
 
 @inline

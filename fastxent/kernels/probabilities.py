@@ -2,15 +2,18 @@
 
 import math
 
+from numba.extending import overload
+
 from fastxent.kernels import elementary
-from fastxent.kernels.jit import inline
-from fastxent.kernels.memory import load, load_some, load_some_double, prefetch, store_double
+from fastxent.kernels.jit import INLINE, inline
+from fastxent.kernels.memory import load, load_some, load_some_double, prefetch, store, store_double
 from fastxent.kernels.rows import add_terms, ahead, guarded_total, lanes, largest, two_sum
 from fastxent.kernels.simd import (
     add_reduce,
     any_lane,
     fill,
     first_lanes,
+    float64x8,
     lane_numbers,
     maximum,
     minimum,
@@ -61,21 +64,45 @@ def without(v, lane):
     return select(lane_numbers(v) == lane, 0.0, v)
 
 
+def add_rounded(total, low, terms):
+    """add_terms, but float64 terms are added without what is rounded off: for a sum that is only compared with 1."""
+
+
+@overload(add_rounded, jit_options=INLINE)
+def _add_rounded(total, low, terms):
+    if terms == float64x8:
+        return lambda total, low, terms: (total + terms, low)
+    return lambda total, low, terms: add_terms(total, low, terms)
+
+
 @inline
-def tile_probability_sum(tile, n, label, figures, r):
-    """The same for each row of a tile: its label's entry and the sum of the others to ``figures``, column r on."""
+def tile_probability_sum(tile, n, label, normalize, figures, r):
+    """The same for each row of a tile, to ``figures`` (at least 3 x ROWS), column r on.
+
+    That is the label's entry; when normalising the sum of the others; and the sum of all.
+    """
     width = lanes(tile)
     own, lowest, most = fill(tile, 1.0), fill(tile, 0.0), fill(tile, 0.0)
     total, low = splat(0.0), splat(0.0)
-    for j in range(n):
-        v = load(tile, j * width)
-        lowest, most = minimum(lowest, v), maximum(most, v)
-        mine = label == j
-        own = select(mine, v, own)
-        total, low = add_terms(total, low, select(mine, 0.0, v))
+    if normalize:
+        for j in range(n):
+            v = load(tile, j * width)
+            lowest, most = minimum(lowest, v), maximum(most, v)
+            mine = label == j
+            own = select(mine, v, own)
+            total, low = add_terms(total, low, select(mine, 0.0, v))
+    else:
+        for j in range(n):
+            v = load(tile, j * width)
+            lowest, most = minimum(lowest, v), maximum(most, v)
+            own = select(label == j, v, own)
+            total, low = add_rounded(total, low, v)
     valid = (lowest >= 0.0) & (most <= 1.0) & (own >= 0.0)
     store_double(figures, r, own)
-    store_sum(figures, ROWS + r, total, low, select(valid, fill(tile, 1.0), math.nan))
+    store_sum(figures, (ROWS if normalize else 2 * ROWS) + r, total, low, select(valid, fill(tile, 1.0), math.nan))
+    if normalize:
+        for i in range(r, r + width, 8):
+            store(figures, 2 * ROWS + i, load(figures, i) + load(figures, ROWS + i))
 
 
 @inline

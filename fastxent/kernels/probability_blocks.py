@@ -1,4 +1,7 @@
-"""A block of rows of probabilities -> each label's entry and the sum of the others, as rows 0 and 1 of ``figures``."""
+"""A block of rows of probabilities -> rows of ``figures``: each label's entry, the sum of the others, and that of all.
+
+The others' sum is there where it is needed, when normalising.
+"""
 
 import math
 
@@ -11,20 +14,20 @@ from fastxent.kernels.memory import load, load_integers, offset, pointer, store,
 from fastxent.kernels.probabilities import clipped_log_loss, probability_sum, tile_probability_sum
 from fastxent.kernels.rows import lanes, reads_float32
 from fastxent.kernels.simd import any_lane, fill, first_lanes, join, maximum, select, splat
-from fastxent.kernels.tiles import ROWS, fill_tile, tile_row
+from fastxent.kernels.tiles import ROWS, fill_tiles, tile_row
 
 
 @inline
 def row_probabilities(view, like, n, i, m, label, normalize, figures, buffer):
-    """One row at a time. Where nothing is normalised the sum of the others is only looked at with the label's entry."""
+    """One row at a time."""
     p, step = row_block(view, like, i, m, n, buffer)
     for r in range(m):
-        figures[0, r], figures[1, r] = 1.0, 0.0
+        figures[0, r], figures[1, r], figures[2, r] = 1.0, 0.0, 1.0
         if label[r] >= 0:
             row = offset(p, r * step)
-            own = np.float64(row[label[r]])
-            figures[0, r] = own
-            figures[1, r] = probability_sum(row, n, label[r]) if normalize else probability_sum(row, n, -1) - own
+            figures[0, r] = np.float64(row[label[r]])
+            figures[1, r] = probability_sum(row, n, label[r] if normalize else np.int64(-1))
+            figures[2, r] = figures[0, r] + figures[1, r] if normalize else figures[1, r]
 
 
 @inline
@@ -34,18 +37,18 @@ def tile_probabilities(view, like, n, i, m, label, normalize, figures, tile):
     width = lanes(q)
     for start in range(0, m, width):
         r = tile_row(q, start, 0, m)
-        fill_tile(q, offset(p, r * view[2]), view[2], min(width, m), n, view[3])
-        tile_probability_sum(q, n, load_integers(pointer(label, r), 0, fill(p, 0.0)), f, r)
+        fill_tiles(q, p, view[2], start, 1, m, n, view[3])
+        tile_probability_sum(q, n, load_integers(pointer(label, r), 0, fill(p, 0.0)), normalize, f, r)
 
 
 @inline
-def sums_at_fault(figures, label, m, normalize, sum_tol):
-    """Whether blocks.sum_fault refuses any of m rows, but for those whose label is -1."""
-    f, y = pointer(figures, 0), pointer(label, 0)
+def sums_at_fault(sums, label, m, normalize, sum_tol):
+    """Whether blocks.sum_fault refuses any of m rows by its sum, but for those whose label is -1."""
+    y = pointer(label, 0)
     limit = np.inf if normalize else sum_tol
     fault = splat(0.0) > 0.0
     for r in range(0, m, 8):
-        total = load(f, r) + load(f, ROWS + r)
+        total = load(sums, r)
         distance = maximum(total - 1.0, 1.0 - total)
         good = (total > 0.0) & (distance <= limit)
         fault = fault | (~good & (load_integers(y, r, total) >= 0) & first_lanes(m - r, total))
