@@ -27,6 +27,13 @@ TINY = [dataclasses.replace(case, n_rows=128) for case in CASES if not case.cach
 ONCE = Pace(rounds=1, fewest_rounds=1, budget_s=0.0, turn_s=1e-4, call_turn_s=1e-4, pause_s=0.0)
 
 
+SKLEARN = [
+    f"sklearn_{metric}{labels}-float64-10"
+    for metric in ("log_loss", "brier_score", "d2_log_loss")
+    for labels in ("", "_strings", "_one_hot", "_weighted")
+]
+
+
 def case_named(name):
     return next(case for case in CASES if case.name == name)
 
@@ -50,9 +57,12 @@ def test_what_has_a_target_is_beyond_any_cache():
     small = [c.name for c in CASES if c.target and c.n_rows * c.touched_bytes < LARGE_BYTES]
     assert small == [
         "small_call-float32-10",
-        "sklearn_log_loss-float64-10",
+        *SKLEARN,
+        "torch_small_call-float32-10",
         "xgboost_training-float32-10",
+        "xgboost_binary_training-float32-1",
         "lightgbm_training-float32-10",
+        "lightgbm_binary_training-float32-1",
         "linear-float32-65536",
         "linear-float32-8192",
         *(f"softmax_regression-float64-{n_classes}" for n_classes in (100, 200, 300, 10, 2)),
@@ -74,12 +84,14 @@ def test_every_row_of_the_issue_has_its_target():
         "fortran_order-float32": {100: 0.5},
         "score_card-float32": {10: 0.2, 1000: 0.45},
         "small_call-float32": {10: None},
-        "sklearn_log_loss-float64": {10: None},
+        **{name.removesuffix("-10"): {10: None} for name in SKLEARN},
         "value_and_grad-float32": {10: None, 1000: None},
         "binary_value_and_grad-float32": {1: None},
         "torch_cross_entropy-float32": {1000: None, 50257: None},
-        "xgboost_training-float32": {10: None},
-        "lightgbm_training-float32": {10: None},
+        "torch_cross_entropy-bfloat16": {1000: None},
+        "torch_small_call-float32": {10: None},
+        **{f"{library}_training-float32": {10: None} for library in ("xgboost", "lightgbm")},
+        **{f"{library}_binary_training-float32": {1: None} for library in ("xgboost", "lightgbm")},
         "linear-float32": {65536: None, 8192: None},
         "softmax-float32": {1000: None},
         "log_softmax-float32": {1000: None},
@@ -215,6 +227,10 @@ def test_absent_peers_are_named(monkeypatch):
         (row_of("small_call-float32-10", 0.1, 6144, 5.5e-6, torch=1.1, scipy=9.0, jax=0.5), PASS),
         (row_of("small_call-float32-10", 0.1, 6144, 5.6e-6, torch=1.1, scipy=9.0), FAIL),  # 5.04 us over the empty call
         (row_of("small_call-float32-10", 0.1, 6144, 5.5e-6, torch=0.9, scipy=9.0), FAIL),
+        (row_of("sklearn_brier_score_weighted-float64-10", n_bytes=96 * 10**6, scikit_learn=40.0), PASS),
+        (row_of("sklearn_brier_score_weighted-float64-10", n_bytes=96 * 10**6, scikit_learn=39.0), FAIL),
+        (row_of("xgboost_training-float32-10", n_bytes=88 * 10**5, xgboost=0.92), PASS),
+        (row_of("xgboost_training-float32-10", n_bytes=88 * 10**5, xgboost=0.9), FAIL),
     ],
 )
 def test_verdicts(row, result):

@@ -38,7 +38,17 @@ class Shape(NamedTuple):
     matrices: int = 1  # rows of n_classes numbers: predictions, distributions, outputs
     labels: bool = False
     limit: str = "read"
+    more_bytes: int = 0  # besides
 
+
+# What scikit-learn's metrics are given besides probabilities: labels, and weights.
+SKLEARN_METRICS = {"log_loss": "log_loss", "brier_score": "brier_score_loss", "d2_log_loss": "d2_log_loss_score"}
+SKLEARN_FORMS = {
+    "": Shape("adapters", labels=True),
+    "_strings": Shape("adapters", labels=True, more_bytes=24),  # of 8 characters
+    "_one_hot": Shape("adapters", matrices=2),
+    "_weighted": Shape("adapters", labels=True, more_bytes=8),
+}
 
 SHAPES = {
     "cross_entropy": Shape("losses", labels=True),
@@ -59,10 +69,13 @@ SHAPES = {
     "linear": Shape("linear", labels=True, limit="products"),  # of logits, which nobody need make
     "linear_gradient": Shape("linear", labels=True, limit="products"),
     "softmax_regression": Shape("fit", labels=True, limit="products"),  # of logits, as above
-    "sklearn_log_loss": Shape("adapters", labels=True),
+    **{f"sklearn_{metric}{form}": shape for metric in SKLEARN_METRICS for form, shape in SKLEARN_FORMS.items()},
     "torch_cross_entropy": Shape("adapters", labels=True),
+    "torch_small_call": Shape("adapters", labels=True, limit="empty call"),
     "xgboost_training": Shape("adapters", matrices=2, labels=True),
+    "xgboost_binary_training": Shape("adapters", matrices=20, labels=True),
     "lightgbm_training": Shape("adapters", matrices=2, labels=True),
+    "lightgbm_binary_training": Shape("adapters", matrices=20, labels=True),
 }
 
 
@@ -77,6 +90,7 @@ class Case:
     n_rows: int = 0  # 0: as many as make FULL_BYTES
     cached: bool = False  # small enough for a cache: a row of its own, without a target
     quick: bool = False  # part of a first impression
+    whole: bool = True  # of its own size
 
     def __post_init__(self) -> None:
         if not self.n_rows:
@@ -104,7 +118,7 @@ class Case:
     def row_bytes(self) -> int:
         """Of memory, for a row."""
         shape = SHAPES[self.work]
-        return shape.matrices * self.n_classes * ITEM_BYTES[self.dtype] + LABEL_BYTES * shape.labels
+        return shape.matrices * self.n_classes * ITEM_BYTES[self.dtype] + LABEL_BYTES * shape.labels + shape.more_bytes
 
     @property
     def touched_bytes(self) -> int:
@@ -113,7 +127,14 @@ class Case:
 
     def sized(self, n_bytes: int) -> "Case":
         """The same of at most so many bytes."""
-        return dataclasses.replace(self, n_rows=max(1, min(self.n_rows, n_bytes // self.row_bytes)))
+        n_rows = max(1, min(self.n_rows, n_bytes // self.row_bytes))
+        return dataclasses.replace(self, n_rows=n_rows, whole=self.whole and n_rows == self.n_rows)
+
+    def is_judged(self, n_bytes: int) -> bool:
+        """Whether so many bytes are enough for its target: beyond any cache, or against peers alone its own size."""
+        if self.target is not None and (self.target.share, self.target.times, self.target.over_s) == (None,) * 3:
+            return self.whole
+        return n_bytes >= LARGE_BYTES or not self.of_memory
 
 
 def _reach(share: float, best: float | None = None, **peers: float) -> Target:
@@ -160,15 +181,24 @@ CASES = (
     Case("score_card", "float32", 1000, _reach(0.45, 100)),
     Case("compare", "float32", 10, n_rows=10**6),
     Case("small_call", "float32", 10, Target(over_s=5e-6, against=(("torch", 1), ("scipy", 1))), n_rows=32, quick=True),
-    # scikit-learn's own signature, on what a predict_proba returns; the size is the issue's.
-    Case("sklearn_log_loss", "float64", 10, Target(against=(("scikit-learn", 40),)), n_rows=10**6),
+    # scikit-learn's own signatures, on what a predict_proba returns; the size is the issue's.
+    *(
+        Case(f"sklearn_{metric}{form}", "float64", 10, Target(against=(("scikit-learn", 40),)), n_rows=10**6)
+        for metric in SKLEARN_METRICS
+        for form in SKLEARN_FORMS
+    ),
     # torch's own signature, forward and backward.
     Case("torch_cross_entropy", "float32", 1000, Target(against=(("torch", 4),))),
     Case("torch_cross_entropy", "float32", 50257, Target(against=(("torch", 4),))),
-    Case("torch_cross_entropy", "bfloat16", 1000),
+    Case("torch_cross_entropy", "bfloat16", 1000, Target(against=(("torch", 4),))),
+    # A third of the time or more is Python's, between torch's engine and a Function.
+    Case("torch_small_call", "float32", 10, Target(against=(("torch", 0.75),)), n_rows=32),
     # Three rounds of training with our objective, against the built-in one: at most 10 % longer.
-    Case("xgboost_training", "float32", 10, Target(against=(("xgboost", 1 / 1.1),)), n_rows=10**5),
-    Case("lightgbm_training", "float32", 10, Target(against=(("lightgbm", 1 / 1.1),)), n_rows=10**5),
+    *(
+        Case(f"{library}_{task}", "float32", n_classes, Target(against=((library, 1 / 1.1),)), n_rows=10**5)
+        for library in ("xgboost", "lightgbm")
+        for task, n_classes in (("training", 10), ("binary_training", 1))
+    ),
     Case("softmax", "float32", 1000, _copies(2), quick=True),
     Case("value_and_grad", "float32", 1000, _gradient(1.25), quick=True),
     Case("value_and_grad", "float32", 10, _gradient(2)),

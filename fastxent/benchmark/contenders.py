@@ -10,7 +10,7 @@ import numpy as np
 
 import fastxent
 from fastxent.benchmark import inputs
-from fastxent.benchmark.cases import Case
+from fastxent.benchmark.cases import SKLEARN_FORMS, SKLEARN_METRICS, Case
 from fastxent.benchmark.references import Call
 
 # --- contenders: arrays -> a call to time -----------------------------------------------------------------------------
@@ -99,16 +99,29 @@ def _sklearn_log_loss(q: np.ndarray, y: np.ndarray) -> Call:
     return lambda: log_loss(y, q, labels=labels)
 
 
-def _sklearn_metric(module: str) -> Callable[..., Call]:
-    """log_loss of scikit-learn's signature, from this module."""
+def _sklearn_metric(module: str, name: str) -> Callable[..., Call]:
+    """A metric of scikit-learn's signature, from this module; weights come last."""
 
-    def prepare(q: np.ndarray, y: np.ndarray) -> Call:
+    def prepare(q: np.ndarray, y: np.ndarray, *weights: np.ndarray) -> Call:
         from importlib import import_module
 
-        function = import_module(module).log_loss
-        return lambda: function(y, q)
+        function, options = getattr(import_module(module), name), dict(zip(["sample_weight"], weights))
+        return lambda: function(y, q, **options)
 
     return prepare
+
+
+def _sklearn_works() -> "dict[str, Work]":
+    given = inputs.labelled_probs, inputs.named_probs, inputs.one_hot_probs, inputs.weighted_probs
+    return {
+        f"sklearn_{metric}{form}": Work(
+            arrays,
+            _sklearn_metric("fastxent.adapters.sklearn", name),
+            {"scikit-learn": Peer(_sklearn_metric("sklearn.metrics", name))},
+        )
+        for metric, name in SKLEARN_METRICS.items()
+        for form, arrays in zip(SKLEARN_FORMS, given, strict=True)
+    }
 
 
 def _torch_step(module: str) -> Callable[..., Call]:
@@ -158,44 +171,50 @@ def _penalised_loss(result: Any) -> float:
 ROUNDS = 3  # of boosting
 
 
-def _xgboost_training(ours: bool) -> Callable[..., Call]:
+def _xgboost_training(ours: bool, binary: bool = False) -> Callable[..., Call]:
     """Training by XGBoost, with our objective or its own; the result is the last round's loss."""
 
     def prepare(x: np.ndarray, y: np.ndarray) -> Call:
         import xgboost
 
-        from fastxent.adapters.xgboost import SoftmaxObjective
+        from fastxent.adapters.xgboost import BinaryObjective, SoftmaxObjective
 
-        objective, data, n_classes = SoftmaxObjective(), xgboost.DMatrix(x, y), x.shape[1] // 2
-        settings: dict[str, Any] = {"objective": "multi:softprob", "num_class": n_classes, "base_score": 0.5}
+        data = xgboost.DMatrix(x, y)
+        objective: Any = BinaryObjective() if binary else SoftmaxObjective()
+        settings: dict[str, Any] = {"objective": "binary:logistic", "base_score": 0.5}
+        if not binary:
+            settings |= {"objective": "multi:softprob", "num_class": x.shape[1] // 2}
 
         def train() -> float:
             found: dict[str, Any] = {}
             options: Any = {"evals": [(data, "train")], "evals_result": found, "verbose_eval": False}
             xgboost.train(settings, data, ROUNDS, obj=objective if ours else None, **options)
-            return found["train"]["mlogloss"][-1]
+            return found["train"]["logloss" if binary else "mlogloss"][-1]
 
         return train
 
     return prepare
 
 
-def _lightgbm_training(ours: bool) -> Callable[..., Call]:
-    """The same by LightGBM; the result is the mean of the first rows' largest logits."""
+def _lightgbm_training(ours: bool, binary: bool = False) -> Callable[..., Call]:
+    """The same by LightGBM; the result is the mean of the first rows' (largest) logits."""
 
     def prepare(x: np.ndarray, y: np.ndarray) -> Call:
         import lightgbm
 
-        from fastxent.adapters.lightgbm import SoftmaxObjective
+        from fastxent.adapters.lightgbm import BinaryObjective, SoftmaxObjective
 
         settings: dict[str, Any] = {"verbose": -1, "min_data_in_leaf": 2}
         data = lightgbm.Dataset(x, y, params=settings, free_raw_data=False).construct()
-        settings |= {"objective": SoftmaxObjective() if ours else "multiclass"}
-        settings |= {"num_class": x.shape[1] // 2, "boost_from_average": False}
+        if binary:
+            settings |= {"objective": BinaryObjective() if ours else "binary"}
+        else:
+            settings |= {"objective": SoftmaxObjective() if ours else "multiclass", "num_class": x.shape[1] // 2}
+        settings |= {"boost_from_average": False}
 
         def train() -> float:
             model = lightgbm.train(settings, data, ROUNDS)
-            return float(model.predict(x[:128], raw_score=True).max(1).mean())
+            return float(model.predict(x[:128], raw_score=True).reshape(len(x[:128]), -1).max(1).mean())
 
         return train
 
@@ -396,18 +415,26 @@ WORKS = {
             "torch": Peer(_torch(lambda torch, f, q, y: f.nll_loss(torch.log(q), y))),
         },
     ),
-    "sklearn_log_loss": Work(
-        inputs.labelled_probs,
-        _sklearn_metric("fastxent.adapters.sklearn"),
-        {"scikit-learn": Peer(_sklearn_metric("sklearn.metrics"))},
-    ),
+    **_sklearn_works(),
     "torch_cross_entropy": Work(
         inputs.labelled,
         _torch_step("fastxent.adapters.torch"),
         {"torch": Peer(_torch_step("torch.nn.functional"))},
     ),
-    "xgboost_training": Work(inputs.features, _xgboost_training(True), {"xgboost": Peer(_xgboost_training(False))}),
-    "lightgbm_training": Work(inputs.features, _lightgbm_training(True), {"lightgbm": Peer(_lightgbm_training(False))}),
+    "torch_small_call": Work(
+        inputs.labelled,
+        _torch_step("fastxent.adapters.torch"),
+        {"torch": Peer(_torch_step("torch.nn.functional"))},
+    ),
+    **{
+        f"{library}{'_binary' if binary else ''}_training": Work(
+            inputs.binary_features if binary else inputs.features,
+            training(True, binary),
+            {library: Peer(training(False, binary))},
+        )
+        for library, training in (("xgboost", _xgboost_training), ("lightgbm", _lightgbm_training))
+        for binary in (False, True)
+    },
     "nll": Work(
         inputs.log_probs,
         lambda log_q, y: lambda: fastxent.nll(log_q, y),

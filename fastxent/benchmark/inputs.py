@@ -48,6 +48,20 @@ def labelled_probs(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ..
     return probs(case, rng), rng.integers(0, case.n_classes, case.n_rows)
 
 
+def named_probs(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    q, y = labelled_probs(case, rng)
+    return q, np.array([f"class{k:03d}" for k in range(case.n_classes)])[y]
+
+
+def one_hot_probs(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    q, y = labelled_probs(case, rng)
+    return q, np.eye(case.n_classes)[y]
+
+
+def weighted_probs(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    return *labelled_probs(case, rng), rng.random(case.n_rows)
+
+
 def distributed(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     return logits(case, rng), probs(case, rng)
 
@@ -82,6 +96,12 @@ def features(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     """Two features a class, and labels that the first of them tell, with noise."""
     x = np.concatenate([logits(case, rng), logits(case, rng)], axis=1)
     return x, (x[:, : case.n_classes] + logits(case, rng)[::-1]).argmax(1)
+
+
+def binary_features(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Twenty features, and labels 0 and 1 that the first of them tells, with noise."""
+    x = logits(dataclasses.replace(case, n_classes=20), rng)
+    return x, (x[:, 0] + x[::-1, 1] > 0).astype(np.int64)
 
 
 def labelled_with_room(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from fastxent.benchmark.cases import BEST, LARGE_BYTES, Case
+from fastxent.benchmark.cases import BEST, Case
 from fastxent.benchmark.measuring import Row
 
 PASS, FAIL, NOT_JUDGED = "pass", "FAIL", "not judged"
@@ -37,7 +37,7 @@ class Verdict(NamedTuple):
     @property
     def result(self) -> str:
         """Fails if any part fails; small inputs are not judged, and neither is a target whose peer is absent."""
-        if self.runs[0].n_bytes < LARGE_BYTES and self.case.of_memory:
+        if not self.case.is_judged(self.runs[0].n_bytes):
             return NOT_JUDGED
         results = [check.result for check in self.checks]
         return next((r for r in (FAIL, NOT_JUDGED) if r in results), PASS)

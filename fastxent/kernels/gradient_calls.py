@@ -41,6 +41,20 @@ def hard_gradient(z, labels, s, gradient, hessian, scale, row_scales, class_weig
     return _Runner(chunk, z, None, options, data, gradient, hessian, scale / temperature, temperature, row_scales)
 
 
+def small_gradient(z, labels, address, scale, has_ignore, ignore_index):
+    """hard_gradient without options, run on this thread: loss and gradient of a small contiguous (1, rows, classes).
+
+    The gradient goes to an address. Returns as Call.run_all.
+    """
+    _, n_rows, n = z.shape
+    integers, reals = (option.copy() for option in settings(n, has_ignore, ignore_index))
+    integers[GRADIENT : GRADIENT + 5] = address, n_rows * n, n, 1, n_rows
+    reals[GRADIENT_SCALE] = scale
+    chunk = gradient_chunks.label_gradients_tiles if n <= TILE_CLASSES else gradient_terms.label_gradients_of_terms
+    call = Call(chunk, z, z, (integers, reals), z.size, labels)
+    return call.run_serial(0, -1, summed=True)
+
+
 def soft_gradient(z, target, s, gradient, hessian, scale, row_scales, class_weight, label_smoothing, temperature):
     """Cross-entropy of logits and distributions."""
     options = settings(z.shape[2], False, 0, temperature, label_smoothing)
