@@ -142,12 +142,39 @@ def test_nothing_is_copied_and_the_gradient_is_handed_on(monkeypatch):
 
     monkeypatch.setattr(fastxent, "cross_entropy_value_and_grad", watched)
     for dtype in DTYPES:
-        z, y, _, _ = tensors(dtype)
+        z, y, _, _ = tensors(dtype, (2000, 9))
         z.requires_grad_()
         for upstream in (1.0, 4.0):
             gradient = torch.autograd.grad(adapter.cross_entropy(z, y), z, torch.tensor(upstream, dtype=z.dtype))[0]
             assert seen == [x.data_ptr() for x in (z, y, gradient)]
             seen.clear()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_small_call_gives_the_bits_of_a_large_one(dtype, monkeypatch):
+    """Loss and gradient, of indices with and without ignored ones; the input's own memory is read."""
+    seen, core = [], adapter.small_gradient
+
+    def watched(z, labels, *args):
+        seen.append((z.__array_interface__["data"][0], labels.__array_interface__["data"][0]))
+        return core(z, labels, *args)
+
+    for shape in ((24, 7), (1, 70), (160, 100)):
+        z, y, _, _ = tensors(dtype, shape)
+        for ignored in (False, True):
+            y = torch.where(torch.arange(len(y)) % 3 == 1, -100, y) if ignored else y
+            for reduction in ("mean", "sum"):
+                with monkeypatch.context() as patch:
+                    patch.setattr(adapter, "SMALL", 0)
+                    want = value_and_grad(adapter.cross_entropy, z, y, reduction=reduction)
+                with monkeypatch.context() as patch:
+                    patch.setattr(adapter, "small_gradient", watched)
+                    got = value_and_grad(adapter.cross_entropy, z, y, reduction=reduction)
+                assert seen == [(z.data_ptr(), y.data_ptr())] * len(seen) != []
+                seen.clear()
+                assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+                with torch.no_grad():
+                    assert torch.equal(adapter.cross_entropy(z, y, reduction=reduction), want[0])
 
 
 def test_without_grad_there_is_no_gradient(monkeypatch):

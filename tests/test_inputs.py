@@ -576,3 +576,94 @@ class TestJax:
         with pytest.raises(TypeError, match=r"^logits: ") as caught:
             self.jax.jit(lambda z: fx.cross_entropy(z, Y))(Z)
         assert "\n" not in str(caught.value)
+
+
+# ---- Every function reads the memory that it is given ----
+
+LOG_P, HIDDEN, CLASSIFIER = np.log(P), RNG.standard_normal((N, C)).astype(np.float32), Z[::-2].copy()
+READERS = {  # name: (call, the arrays whose memory the kernels must read), by letters
+    "cross_entropy": ("zys", lambda z, y, s: fx.cross_entropy(z, y, sample_weight=s)),
+    "cross_entropy of distributions": ("zps", lambda z, p, s: fx.cross_entropy(z, p, sample_weight=s)),
+    "nll": ("lys", lambda log_p, y, s: fx.nll(log_p, y, sample_weight=s)),
+    "log_loss": ("pys", lambda p, y, s: fx.log_loss(p, y, sample_weight=s)),
+    "log_likelihood": ("zys", lambda z, y, s: fx.log_likelihood(z, y, sample_weight=s)),
+    "perplexity": ("zys", lambda z, y, s: fx.perplexity(z, y, sample_weight=s)),
+    "entropy": ("p", fx.entropy),
+    "kl_divergence": ("pq", fx.kl_divergence),
+    "logsumexp": ("z", fx.logsumexp),
+    "softmax": ("z", fx.softmax),
+    "log_softmax": ("z", fx.log_softmax),
+    "binary_cross_entropy": ("bts", lambda b, t, s: fx.binary_cross_entropy(b, t, sample_weight=s)),
+    "binary_log_loss": ("ts", lambda t, s: fx.binary_log_loss(t, t, sample_weight=s)),
+    "focal_loss": ("zys", lambda z, y, s: fx.focal_loss(z, y, sample_weight=s)),
+    "focal gradient": ("zy", fx.focal_loss_value_and_grad),
+    "gradient": ("zys", lambda z, y, s: fx.cross_entropy_value_and_grad(z, y, sample_weight=s)),
+    "gradient of distributions": ("zp", fx.cross_entropy_value_and_grad),
+    "binary gradient": ("bt", fx.binary_cross_entropy_value_and_grad),
+    "score": ("zy", fx.score),
+    "score of probabilities": ("py", lambda p, y: fx.score(p, y, kind="probs")),
+    "compare": ("zay", lambda z, a, y: fx.compare(z, a, target=y)),
+}
+NUMBERS = {"z": Z, "a": Z[::-1].copy(), "p": P, "q": P[::-1].copy(), "l": LOG_P, "y": Y, "s": S}
+NUMBERS |= {"b": ARRAYS[5], "t": ARRAYS[6]}
+
+
+def from_torch(x):
+    tensor = pytest.importorskip("torch").from_numpy(x)
+    return tensor, tensor.data_ptr()
+
+
+def from_jax(x):
+    array = pytest.importorskip("jax").numpy.asarray(x)
+    return array, array.unsafe_buffer_pointer()
+
+
+def from_arrow(x):
+    return (lists(x) if x.ndim == 2 else pa.array(x)), address(x)
+
+
+def from_pandas(x):
+    pd = pytest.importorskip("pandas")
+    made = pd.DataFrame(x) if x.ndim == 2 else pd.Series(x)
+    return made, address(made.to_numpy())
+
+
+def from_polars(x):
+    pl = pytest.importorskip("polars")
+    made = pl.Series(x, dtype=pl.Array(pl.Float32, x.shape[1])) if x.ndim == 2 else pl.Series(x)
+    return made, address(made.to_numpy())
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("function", READERS)
+@pytest.mark.parametrize("make", [from_torch, from_jax, from_arrow, from_pandas, from_polars])
+def test_the_kernels_of_every_function_read_the_users_own_memory(make, function, monkeypatch):
+    """jax holds labels and weights in types of half the width, which alone are widened."""
+    from fastxent.kernels.batch import Call
+
+    letters, call = READERS[function]
+    made, there = zip(*(make(NUMBERS[letter]) for letter in letters))
+    seen, create = set(), Call.__init__
+
+    def watched(self, *args, **options):
+        create(self, *args, **options)
+        seen.update(address(x) for x in (self.first, self.second, self.labels, self.sample_weight))
+
+    monkeypatch.setattr(Call, "__init__", watched)
+    call(*made)
+    must = {at for letter, at in zip(letters, there) if make is not from_jax or letter not in "ys"}
+    assert must <= seen, [letter for letter, at in zip(letters, there) if at in must - seen]
+
+
+def test_linear_cross_entropy_multiplies_the_users_own_memory(monkeypatch):
+    from fastxent.linear import blocks
+
+    seen, product = set(), blocks.product
+
+    def watched(left, right, into):
+        seen.update({address(left), address(right)})
+        return product(left, right, into)
+
+    monkeypatch.setattr(blocks, "product", watched)
+    fx.linear_cross_entropy(lists(HIDDEN), lists(CLASSIFIER), pa.array(Y % len(CLASSIFIER)))
+    assert {address(HIDDEN), address(CLASSIFIER)} <= seen

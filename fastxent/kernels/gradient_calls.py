@@ -48,7 +48,7 @@ def small_gradient(z, labels, address, scale, has_ignore, ignore_index):
     """
     _, n_rows, n = z.shape
     integers, reals = (option.copy() for option in settings(n, has_ignore, ignore_index))
-    integers[GRADIENT : GRADIENT + 5] = address, n_rows * n, n, 1, n_rows
+    integers[GRADIENT : HESSIAN + 5] = (address, n_rows * n, n, 1, n_rows) * 2
     reals[GRADIENT_SCALE] = scale
     chunk = gradient_chunks.label_gradients_tiles if n <= TILE_CLASSES else gradient_terms.label_gradients_of_terms
     call = Call(chunk, z, z, (integers, reals), z.size, labels)
