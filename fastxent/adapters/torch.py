@@ -352,7 +352,7 @@ def _of_small(input: Any, target: Any, ignore_index: Any, reduction: Any) -> tor
         gradient, mass, weight = torch.empty_like(input), float(n_rows), 0.0
         while mass != weight:  # once again where some are ignored
             weight, scale = mass, 1.0 / mass if reduction == "mean" else 1.0
-            _, refused, total, mass = small_gradient(z, labels, gradient.data_ptr(), scale, True, ignore_index)
+            _, refused, total, mass = small_gradient(z, labels, gradient.data_ptr(), scale, ignore_index)
             if refused or mass == 0.0:
                 return None
     if refused or mass == 0.0:

@@ -4,6 +4,8 @@
 what each row's derivatives are multiplied with, or empty. A call's ``scale`` multiplies all of them.
 """
 
+import threading
+
 import numpy as np
 
 from fastxent.kernels import gradient_chunks, gradient_terms
@@ -41,18 +43,31 @@ def hard_gradient(z, labels, s, gradient, hessian, scale, row_scales, class_weig
     return _Runner(chunk, z, None, options, data, gradient, hessian, scale / temperature, temperature, row_scales)
 
 
-def small_gradient(z, labels, address, scale, has_ignore, ignore_index):
-    """hard_gradient without options, run on this thread: loss and gradient of a small contiguous (1, rows, classes).
+_prepared = threading.local()  # calls of this thread, by what they have in common
+
+
+def small_gradient(z, labels, address, scale, ignore_index):
+    """hard_gradient without options, run on this thread: of a small contiguous (1, rows, classes), quickly.
 
     The gradient goes to an address. Returns as Call.run_all.
     """
-    _, n_rows, n = z.shape
-    integers, reals = (option.copy() for option in settings(n, has_ignore, ignore_index))
-    integers[GRADIENT : HESSIAN + 5] = (address, n_rows * n, n, 1, n_rows) * 2
-    reals[GRADIENT_SCALE] = scale
-    chunk = gradient_chunks.label_gradients_tiles if n <= TILE_CLASSES else gradient_terms.label_gradients_of_terms
-    call = Call(chunk, z, z, (integers, reals), z.size, labels)
-    return call.run_serial(0, -1, summed=True)
+    key = z.shape, z.dtype, ignore_index
+    call = _prepared.__dict__.get(key)
+    if call is None:
+        if len(_prepared.__dict__) >= 64:
+            _prepared.__dict__.clear()
+        _, n_rows, n = z.shape
+        integers, reals = (option.copy() for option in settings(n, True, ignore_index))
+        integers[GRADIENT : HESSIAN + 5] = (0, n_rows * n, n, 1, n_rows) * 2
+        chunk = gradient_chunks.label_gradients_tiles if n <= TILE_CLASSES else gradient_terms.label_gradients_of_terms
+        call = _prepared.__dict__[key] = Call(chunk, z, z, (integers, reals), z.size)
+    call.first = call.second = z
+    call.labels = labels
+    call.integers[GRADIENT], call.reals[GRADIENT_SCALE] = address, scale
+    try:
+        return call.run_serial(0, -1, summed=True)
+    finally:
+        call.first = call.second = call.labels = None  # they are the caller's
 
 
 def soft_gradient(z, target, s, gradient, hessian, scale, row_scales, class_weight, label_smoothing, temperature):
