@@ -58,7 +58,6 @@ def test_what_has_a_target_is_beyond_any_cache():
     assert small == [
         "small_call-float32-10",
         *SKLEARN,
-        "torch_small_call-float32-10",
         "xgboost_training-float32-10",
         "xgboost_binary_training-float32-1",
         "lightgbm_training-float32-10",
@@ -89,7 +88,6 @@ def test_every_row_of_the_issue_has_its_target():
         "binary_value_and_grad-float32": {1: None},
         "torch_cross_entropy-float32": {1000: None, 50257: None},
         "torch_cross_entropy-bfloat16": {1000: None},
-        "torch_small_call-float32": {10: None},
         **{f"{library}_training-float32": {10: None} for library in ("xgboost", "lightgbm")},
         **{f"{library}_binary_training-float32": {1: None} for library in ("xgboost", "lightgbm")},
         "linear-float32": {65536: None, 8192: None},

@@ -43,7 +43,14 @@ def hard_gradient(z, labels, s, gradient, hessian, scale, row_scales, class_weig
     return _Runner(chunk, z, None, options, data, gradient, hessian, scale / temperature, temperature, row_scales)
 
 
-_prepared = threading.local()  # calls of this thread, by what they have in common
+class _Prepared(threading.local):
+    """Calls of this thread, by what they have in common."""
+
+    def __init__(self):
+        self.calls = {}
+
+
+_prepared = _Prepared()
 
 
 def small_gradient(z, labels, address, scale, ignore_index):
@@ -52,15 +59,16 @@ def small_gradient(z, labels, address, scale, ignore_index):
     The gradient goes to an address. Returns as Call.run_all.
     """
     key = z.shape, z.dtype, ignore_index
-    call = _prepared.__dict__.get(key)
+    calls = _prepared.calls
+    call = calls.get(key)
     if call is None:
-        if len(_prepared.__dict__) >= 64:
-            _prepared.__dict__.clear()
+        if len(calls) >= 64:
+            calls.clear()
         _, n_rows, n = z.shape
         integers, reals = (option.copy() for option in settings(n, True, ignore_index))
         integers[GRADIENT : HESSIAN + 5] = (0, n_rows * n, n, 1, n_rows) * 2
         chunk = gradient_chunks.label_gradients_tiles if n <= TILE_CLASSES else gradient_terms.label_gradients_of_terms
-        call = _prepared.__dict__[key] = Call(chunk, z, z, (integers, reals), z.size)
+        call = calls[key] = Call(chunk, z, z, (integers, reals), z.size)
     call.first = call.second = z
     call.labels = labels
     call.integers[GRADIENT], call.reals[GRADIENT_SCALE] = address, scale
