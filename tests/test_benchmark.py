@@ -29,7 +29,7 @@ ONCE = Pace(rounds=1, fewest_rounds=1, budget_s=0.0, turn_s=1e-4, call_turn_s=1e
 
 SKLEARN = [
     f"sklearn_{metric}{labels}-float64-10"
-    for metric in ("log_loss", "brier_score", "d2_log_loss")
+    for metric in ("log_loss", "brier", "d2")
     for labels in ("", "_strings", "_one_hot", "_weighted")
 ]
 
@@ -225,8 +225,8 @@ def test_absent_peers_are_named(monkeypatch):
         (row_of("small_call-float32-10", 0.1, 6144, 5.5e-6, torch=1.1, scipy=9.0, jax=0.5), PASS),
         (row_of("small_call-float32-10", 0.1, 6144, 5.6e-6, torch=1.1, scipy=9.0), FAIL),  # 5.04 us over the empty call
         (row_of("small_call-float32-10", 0.1, 6144, 5.5e-6, torch=0.9, scipy=9.0), FAIL),
-        (row_of("sklearn_brier_score_weighted-float64-10", n_bytes=96 * 10**6, scikit_learn=40.0), PASS),
-        (row_of("sklearn_brier_score_weighted-float64-10", n_bytes=96 * 10**6, scikit_learn=39.0), FAIL),
+        (row_of("sklearn_brier_weighted-float64-10", n_bytes=96 * 10**6, scikit_learn=40.0), PASS),
+        (row_of("sklearn_brier_weighted-float64-10", n_bytes=96 * 10**6, scikit_learn=39.0), FAIL),
         (row_of("xgboost_training-float32-10", n_bytes=88 * 10**5, xgboost=0.92), PASS),
         (row_of("xgboost_training-float32-10", n_bytes=88 * 10**5, xgboost=0.9), FAIL),
     ],

@@ -42,7 +42,7 @@ class Shape(NamedTuple):
 
 
 # What scikit-learn's metrics are given besides probabilities: labels, and weights.
-SKLEARN_METRICS = {"log_loss": "log_loss", "brier_score": "brier_score_loss", "d2_log_loss": "d2_log_loss_score"}
+SKLEARN_METRICS = {"log_loss": "log_loss", "brier": "brier_score_loss", "d2": "d2_log_loss_score"}
 SKLEARN_FORMS = {
     "": Shape("adapters", labels=True),
     "_strings": Shape("adapters", labels=True, more_bytes=24),  # of 8 characters
