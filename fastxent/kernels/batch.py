@@ -510,17 +510,14 @@ def score_rows(*arguments):
 
 @compiled
 def _first_bad_weight(weights):
-    p, zero = pointer(weights, 0), splat(0.0)
     for start in range(0, weights.size, 1024):
         stop = min(start + 1024, weights.size)
-        good = zero == 0.0
+        good = splat(0.0) == 0.0
         for i in range(start, stop - 7, 8):
-            w = load(p, i)
-            good = good & (w >= 0.0) & (w < np.inf)
-        if stop % 8 != 0 or any_lane(~good):
-            for i in range(start, stop):
-                if not 0.0 <= weights[i] < np.inf:
-                    return i
+            good = good & (load(pointer(weights, i), 0) >= 0.0) & (load(pointer(weights, i), 0) < np.inf)
+        for i in range(stop & -8 if not any_lane(~good) else start, stop):
+            if not 0.0 <= weights[i] < np.inf:
+                return i
     return -1
 
 
