@@ -104,11 +104,8 @@ def test_options_table_names_every_option(command, title):
 
 
 def test_comparison_has_the_benchmarks_rows():
-    rows = {
-        tuple(cell.strip().rpartition(" ")[2] for cell in line.split("|")[1:4])
-        for line in section("Speed").splitlines()
-        if line.startswith("|") and re.search(r"\d x \d", line)
-    }
+    table = [line.split("|")[1:4] for line in section("Speed").splitlines() if re.match(r"\|.*\d x \d", line)]
+    rows = {(re.match(r" *(\w+)", work)[1], dtype.strip(), size.split()[-1]) for work, dtype, size in table}
     assert rows
     assert rows <= {(case.work, case.dtype, str(case.n_classes)) for case in CASES}
 
