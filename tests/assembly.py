@@ -78,6 +78,7 @@ def _compile_the_rest():
     parts[0].merge(parts[1]).result()
     halves = [fastxent.Comparer().update(np.eye(3), np.ones((3, 3)), [0, 1, 2], by=[0, 1, 0]) for _ in range(2)]
     halves[0].merge(halves[1]).result()
+    fastxent.compare(np.full((2, 2), 0.5), np.full((2, 2), 0.5), [0, 1], kind="probs")
     for dtype in (np.float32, np.float64):
         sklearn.brier_score_loss([0, 1], np.full((2, 2), 0.5, dtype))
         for target in ([0, 0, 0, 1], np.eye(2)[[0, 0, 0, 1]]):

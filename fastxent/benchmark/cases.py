@@ -71,7 +71,7 @@ SHAPES = {
     "softmax_regression": Shape("fit", labels=True, limit="products"),  # of logits, as above
     **{f"sklearn_{metric}{form}": shape for metric in SKLEARN_METRICS for form, shape in SKLEARN_FORMS.items()},
     "torch_cross_entropy": Shape("adapters", labels=True),
-    "torch_small_call": Shape("adapters", labels=True, limit="empty call"),
+    "torch_few_rows": Shape("adapters", labels=True, limit="empty call"),
     "xgboost_training": Shape("adapters", matrices=2, labels=True),
     "xgboost_binary_training": Shape("adapters", matrices=20, labels=True),
     "lightgbm_training": Shape("adapters", matrices=2, labels=True),
@@ -191,7 +191,7 @@ CASES = (
     Case("torch_cross_entropy", "float32", 1000, Target(against=(("torch", 4),))),
     Case("torch_cross_entropy", "float32", 50257, Target(against=(("torch", 4),))),
     Case("torch_cross_entropy", "bfloat16", 1000, Target(against=(("torch", 4),))),
-    Case("torch_small_call", "float32", 10, n_rows=32),
+    Case("torch_few_rows", "float32", 10, n_rows=32),
     *(
         Case(f"{library}_{task}", "float32", n_classes, Target(against=((library, 1 / 1.1),)), n_rows=10**5)
         for library in ("xgboost", "lightgbm")

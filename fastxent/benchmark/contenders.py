@@ -369,7 +369,7 @@ WORKS = {
         _torch_step("fastxent.adapters.torch"),
         {"torch": Peer(_torch_step("torch.nn.functional"))},
     ),
-    "torch_small_call": Work(
+    "torch_few_rows": Work(
         inputs.labelled,
         _torch_step("fastxent.adapters.torch"),
         {"torch": Peer(_torch_step("torch.nn.functional"))},
