@@ -30,16 +30,19 @@ def binary_gradient(z, t, pos_weight):
     return select(size == size, gradient, math.nan), select(size == size, hessian, math.nan)
 
 
-def narrow_gradients(p, t, weights, made, m):
-    """Gradients of m float32 logits with float32 targets, times float64 weights, to ``made``. False for other types."""
+def narrow_gradients(p, t, weights, h_weights, made, h_made, m, wants_hessian):
+    """Derivatives of m float32 logits with float32 targets, times float64 weights, to ``made`` and ``h_made``.
+
+    False for other types.
+    """
 
 
 @overload(narrow_gradients, jit_options=INLINE)
-def _narrow_gradients(p, t, weights, made, m):
+def _narrow_gradients(p, t, weights, h_weights, made, h_made, m, wants_hessian):
     if not (is_float32(p) and is_float32(t)):
-        return lambda p, t, weights, made, m: False
+        return lambda p, t, weights, h_weights, made, h_made, m, wants_hessian: False
 
-    def gradients(p, t, weights, made, m):
+    def gradients(p, t, weights, h_weights, made, h_made, m, wants_hessian):
         for r in range(0, m, 16):
             z, target = load(p, r), load(t, r)
             size, weight = absolute(z), columns(z, weights, r)
@@ -47,15 +50,28 @@ def _narrow_gradients(p, t, weights, made, m):
             on = target == 1.0
             wrong = select(on == (z > 0.0), small, fill(z, 1.0)) / (small + 1.0)
             result = select(on, -wrong, wrong) * weight + 0.0
-            heavy = absolute(weight)
-            served = (size <= moderate(z)) & (on | (target == 0.0))
-            served = served & (((heavy >= least_factor(z)) & (heavy <= largest_factor(z))) | (weight == 0.0))
+            served = (size <= moderate(z)) & (on | (target == 0.0)) & _is_served(weight)
+            bend = result
+            if wants_hessian:
+                weight = columns(z, h_weights, r)
+                bend = small / ((small + 1.0) * (small + 1.0)) * weight + 0.0
+                served = served & _is_served(weight)
             if any_lane(~served):
                 for i in range(r, r + 16, 8):
-                    gradient, _ = binary_gradient(load_double(p, i), load_double(t, i), 1.0)
+                    gradient, hessian = binary_gradient(load_double(p, i), load_double(t, i), 1.0)
                     keep_columns(made, i, gradient * load(weights, i) + 0.0)
+                    keep_columns(h_made, i, hessian * load(h_weights, i) + 0.0)
                 result = select(served, result, load(made, r))
+                bend = select(served, bend, load(h_made, r))
             store(made, r, result)
+            if wants_hessian:
+                store(h_made, r, bend)
         return True
 
     return gradients
+
+
+@inline
+def _is_served(weight):
+    size = absolute(weight)
+    return ((size >= least_factor(weight)) & (size <= largest_factor(weight))) | (weight == 0.0)

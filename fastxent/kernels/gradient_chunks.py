@@ -416,18 +416,18 @@ def binary_gradients(
         factors[:] = 1.0
         settle(values, factors, False, m, i, sample_weight, out, sums)
         row_scales(integers, reals, none, sample_weight, label, i, m, scales)
-        scale, o, h = pointer(scales, 0), pointer(made, 0), pointer(h_made, 0)
         weigh(scales, reals[GRADIENT_SCALE], m, factors)
-        done = pos_weight == 1.0 and narrow_gradients(p, t, pointer(factors, 0), o, m)
-        if wants_hessian or not done:
+        if wants_hessian:
+            weigh(scales, reals[HESSIAN_SCALE], m, scales)
+        f, hf, o, h = pointer(factors, 0), pointer(scales, 0), pointer(made, 0), pointer(h_made, 0)
+        if pos_weight != 1.0 or not narrow_gradients(p, t, f, hf, o, h, m, wants_hessian):
             for r in range(0, m, 8):
                 here = first_lanes(m - r, splat(0.0))
                 gradient, hessian = binary_gradient(
                     load_some_double(p, r, here, 0.0), load_some_double(t, r, here, 0.0), pos_weight
                 )
-                if not done:
-                    store_some_double(o, r, here, gradient * load(pointer(factors, r), 0) + 0.0)
-                store_some_double(h, r, here, hessian * (load(scale, r) * reals[HESSIAN_SCALE]) + 0.0)
+                store_some_double(o, r, here, gradient * load(f, r) + 0.0)
+                store_some_double(h, r, here, hessian * load(hf, r) + 0.0)
         target, h_target = strided(o_view, like, i), strided(h_view, like, i)
         if o_view[2] == 1:
             write_row(same, (), o, m, target, streaming)
