@@ -16,7 +16,7 @@ import fastxent
 
 DTYPES = [np.float32, np.float64]
 pytestmark = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
-SOME_CLASSES = (1, 2, 3, 5, 8, 10, 16, 17, 33, 64, 65, 129)
+SOME_CLASSES = (1, 2, 3, 8, 10, 17, 33, 65, 129)
 EPSILONS = (0.0, 0.1, 1e-3, 1.0)
 
 

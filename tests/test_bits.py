@@ -77,10 +77,11 @@ def run_suite(inputs, *options, **environment):
 @pytest.fixture(scope="module")
 def expected(inputs):
     """The digests of two threads of the processor at hand."""
-    return run_suite(inputs, NUMBA_NUM_THREADS="2")["digests"]
+    return run_suite(inputs, NUMBA_NUM_THREADS="2")
 
 
 def same(found, expected):
+    expected = expected["digests"]
     different = [name for name, value in expected.items() if found["digests"].get(name) != value]
     assert not different, f"{len(different)} of {len(expected)} results differ ({found['about']}): {different[:20]}"
     assert found["digests"].keys() == expected.keys()
@@ -121,6 +122,8 @@ def test_a_math_library_without_fma_gives_the_same_bits(inputs, expected):
 
 @pytest.mark.parametrize("layer", ["omp", "workqueue", "tbb"])
 def test_every_threading_layer_gives_the_same_bits(layer, inputs, expected):
+    if expected["about"]["layer"] == layer:  # that run was on this one
+        return
     found = run_suite(inputs, NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="2")
     assert found["about"]["layer"] == layer
     same(found, expected)

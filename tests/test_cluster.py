@@ -144,8 +144,9 @@ def test_bad_options_are_one_line(capsys, options, message):
     assert err.count("\n") == 1
 
 
-def test_progress_is_told_and_workers_share_the_cores(scheduler):
+def test_progress_is_told_and_workers_share_the_cores(scheduler, monkeypatch):
     """Enough rows for the parallel path, which starts Numba's threads: two workers of two cores have one each."""
+    monkeypatch.setattr("fastxent.jobs.cluster.PART_BYTES", 10 * X.nbytes)
     np.save("x.npy", np.tile(X, (200, 1)))
     np.save("y.npy", np.tile(Y, 200))
     told = []

@@ -141,7 +141,7 @@ def test_every_dtype_keeps_its_own(dtype):
 SHAPE = (5, C, 6, 4)  # class axis 1
 
 
-@pytest.mark.parametrize("chunks", [(2, 5, 4, 3), (5, C, 6, 1), (1, C, 6, 4), (2, C, 6, 4)], ids=str)
+@pytest.mark.parametrize("chunks", [(2, 5, 4, 3), (5, C, 6, 2)], ids=str)
 def test_leading_dimensions_and_the_class_axis(chunks):
     x, soft = RNG.normal(size=SHAPE), fastxent.softmax(RNG.normal(size=SHAPE), axis=1)
     y = RNG.integers(0, C, (5, 6, 4))
