@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import reference
 from reference import EXACT, exact
-from rows import CLASSES, FEW_CLASSES, TEMPERATURES, distributions, labels_worth_trying, some_families
+from rows import FEW_CLASSES, TEMPERATURES, distributions, labels_worth_trying, some_families
 
 import fastxent
 
 DTYPES = [np.float32, np.float64]
 pytestmark = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
 SOME_CLASSES = (1, 2, 3, 8, 10, 17, 33, 65, 129)
+CLASSES = (*SOME_CLASSES, 7, 15, 16, 31, 64, 100, 257, 1000, 4099)
 EPSILONS = (0.0, 0.1, 1e-3, 1.0)
 
 
