@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from fastxent.cli.options import HOW, SHOW, WHAT, JsonOption, Kind, PlotsOption, ReportOption, option
+from fastxent.cli.options import (
+    HOW,
+    SHOW,
+    WHAT,
+    AxisOption,
+    IgnoreOption,
+    JsonOption,
+    Kind,
+    PlotsOption,
+    ReportOption,
+    SeedOption,
+    option,
+)
 from fastxent.cli.terminal import progress, refuse_bad_path, write_json
 
 
@@ -34,9 +46,9 @@ def calibrate(
     weight_column: Annotated[str | None, option("A weight for each row (or a member of an .npz).", WHAT)] = None,
     predictions_key: Annotated[str | None, option("Member of an .npz.", WHAT)] = None,
     target_key: Annotated[str | None, option("Member of an .npz.", WHAT)] = None,
-    axis: Annotated[int, option("Class axis of arrays.", WHAT, show_default=True)] = -1,
+    axis: AxisOption = -1,
     load: Annotated[str | None, option("Fit nothing: take what --save wrote to FILE.", WHAT, metavar="FILE")] = None,
-    ignore_index: Annotated[int | None, option("Rows with this label are left out, such as -100.", HOW)] = None,
+    ignore_index: IgnoreOption = None,
     method: Annotated[
         Method,
         option("temperature, or vector: a scale and a bias a class.", HOW, show_default=True, metavar="METHOD"),
@@ -44,7 +56,7 @@ def calibrate(
     bootstrap: Annotated[
         int, option("Replicates for the calibration error's interval and the changes'.", SHOW, metavar="N")
     ] = 0,
-    seed: Annotated[int, option("Decides what they draw.", SHOW, show_default=True)] = 0,
+    seed: SeedOption = 0,
     apply: Annotated[
         str | None, option("Write PREDICTIONS, calibrated and of their kind, to FILE, a .npy.", SHOW, metavar="FILE")
     ] = None,

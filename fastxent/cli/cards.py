@@ -10,6 +10,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from fastxent.report.text import name_of
+
 if TYPE_CHECKING:
     from fastxent.demo import Result
     from fastxent.jobs.linear import LinearScore
@@ -179,20 +181,6 @@ def _spreads(bootstrap: "Bootstrap") -> Table:
         shown = f"{figure.se:.2g}", f"{figure.low:.6g}", f"{figure.high:.6g}"
         table.add_row(name_of(name), *shown)
     return table
-
-
-def name_of(figure: str) -> str:
-    """What a figure of a bootstrap is called."""
-    return _NAMES.get(figure, figure.replace("_", " ").replace("top ", "top-"))
-
-
-_NAMES = {
-    "nll": "NLL",
-    "brier": "Brier score",
-    "entropy": "mean entropy",
-    "confidence": "mean confidence",
-    "ece": "calibration error",
-}
 
 
 def _groups(groups: Any) -> list[Any]:

@@ -7,7 +7,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from fastxent.cli.cards import figure_lines, name_of, new_table
+from fastxent.cli.cards import figure_lines, new_table
+from fastxent.report.text import name_of
 
 if TYPE_CHECKING:
     from fastxent.comparing.result import Comparison, DecidingRow, DifferenceTable, PairBootstrap, PairComparison

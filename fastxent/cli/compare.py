@@ -6,7 +6,26 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from fastxent.cli.options import HOW, SHOW, WHAT, Invalid, JsonOption, Kind, PlotsOption, ReportOption, option
+from fastxent.cli.options import (
+    HOW,
+    SHOW,
+    WHAT,
+    AxisOption,
+    BinsOption,
+    EpsOption,
+    IgnoreOption,
+    Invalid,
+    InvalidOption,
+    JsonOption,
+    Kind,
+    NormalizeOption,
+    PlotsOption,
+    ReportOption,
+    SeedOption,
+    SumTolOption,
+    TopKOption,
+    option,
+)
 from fastxent.cli.terminal import progress, refuse_bad_path, whole_numbers, write_json
 
 T = TypeVar("T")
@@ -42,23 +61,20 @@ def compare(
     classes: Annotated[
         str | None, option("Names of the classes, with commas or in a file, one a line: the target is text.", WHAT)
     ] = None,
-    axis: Annotated[int, option("Class axis of arrays.", WHAT, show_default=True)] = -1,
-    ignore_index: Annotated[int | None, option("Rows with this label are left out, such as -100.", HOW)] = None,
-    normalize: Annotated[bool, option("Divide probabilities by their row's sum.", HOW, flag="--normalize")] = False,
-    eps: Annotated[float, option("Clip probabilities that are nearer to 0 or 1.", HOW, show_default=True)] = 0.0,
-    sum_tol: Annotated[float, option("How far a row's sum may be from 1.", HOW, show_default=True)] = 1e-3,
+    axis: AxisOption = -1,
+    ignore_index: IgnoreOption = None,
+    normalize: NormalizeOption = False,
+    eps: EpsOption = 0.0,
+    sum_tol: SumTolOption = 1e-3,
     temperature: Annotated[list[float] | None, option(f"Divide logits by it{_EACH}", HOW)] = None,
-    invalid: Annotated[
-        Invalid,
-        option("Rows with a NaN: raise an error, or count and leave out.", HOW, show_default=True, metavar="DO"),
-    ] = Invalid.stop,
-    top_k: Annotated[str, option("Accuracies to count.", SHOW, show_default=True, metavar="K,K")] = "1,5",
-    bins: Annotated[int, option("Bins of the calibration.", SHOW, show_default=True)] = 15,
+    invalid: InvalidOption = Invalid.stop,
+    top_k: TopKOption = "1,5",
+    bins: BinsOption = 15,
     worst: Annotated[int, option("Rows that decide to keep, of each side.", SHOW, show_default=True)] = 20,
     bootstrap: Annotated[
         int, option("Replicates of a bootstrap, for intervals of the differences: 2000, say.", SHOW, metavar="N")
     ] = 0,
-    seed: Annotated[int, option("Decides what they draw.", SHOW, show_default=True)] = 0,
+    seed: SeedOption = 0,
     json: JsonOption = None,
     report: ReportOption = None,
     plots: PlotsOption = None,

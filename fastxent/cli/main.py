@@ -19,7 +19,22 @@ from fastxent.cli.options import HOW as _HOW
 from fastxent.cli.options import RUN as _RUN
 from fastxent.cli.options import SHOW as _SHOW
 from fastxent.cli.options import WHAT as _WHAT
-from fastxent.cli.options import Invalid, JsonOption, Kind, PlotsOption, ReportOption
+from fastxent.cli.options import (
+    AxisOption,
+    BinsOption,
+    EpsOption,
+    IgnoreOption,
+    Invalid,
+    InvalidOption,
+    JsonOption,
+    Kind,
+    NormalizeOption,
+    PlotsOption,
+    ReportOption,
+    SeedOption,
+    SumTolOption,
+    TopKOption,
+)
 from fastxent.cli.options import option as _option
 from fastxent.cli.terminal import one_line, own_words, progress, refuse_bad_path, whole_numbers, write_json
 
@@ -85,23 +100,20 @@ def score(
     classes: Annotated[
         str | None, _option("Names of the classes, with commas or in a file, one a line: the target is text.", _WHAT)
     ] = None,
-    axis: Annotated[int, _option("Class axis of arrays.", _WHAT, show_default=True)] = -1,
-    ignore_index: Annotated[int | None, _option("Rows with this label are left out, such as -100.", _HOW)] = None,
-    normalize: Annotated[bool, _option("Divide probabilities by their row's sum.", _HOW, flag="--normalize")] = False,
-    eps: Annotated[float, _option("Clip probabilities that are nearer to 0 or 1.", _HOW, show_default=True)] = 0.0,
-    sum_tol: Annotated[float, _option("How far a row's sum may be from 1.", _HOW, show_default=True)] = 1e-3,
+    axis: AxisOption = -1,
+    ignore_index: IgnoreOption = None,
+    normalize: NormalizeOption = False,
+    eps: EpsOption = 0.0,
+    sum_tol: SumTolOption = 1e-3,
     temperature: Annotated[float, _option("Divide logits by it.", _HOW, show_default=True)] = 1.0,
-    invalid: Annotated[
-        Invalid,
-        _option("Rows with a NaN: raise an error, or count and leave out.", _HOW, show_default=True, metavar="DO"),
-    ] = Invalid.stop,
-    top_k: Annotated[str, _option("Accuracies to count.", _SHOW, show_default=True, metavar="K,K")] = "1,5",
-    bins: Annotated[int, _option("Bins of the calibration.", _SHOW, show_default=True)] = 15,
+    invalid: InvalidOption = Invalid.stop,
+    top_k: TopKOption = "1,5",
+    bins: BinsOption = 15,
     worst: Annotated[int, _option("Rows of highest NLL to keep.", _SHOW, show_default=True)] = 20,
     bootstrap: Annotated[
         int, _option("Replicates of a bootstrap, for intervals of every figure: 2000, say.", _SHOW, metavar="N")
     ] = 0,
-    seed: Annotated[int, _option("Decides what they draw.", _SHOW, show_default=True)] = 0,
+    seed: SeedOption = 0,
     json: JsonOption = None,
     report: ReportOption = None,
     plots: PlotsOption = None,

@@ -12,7 +12,18 @@ from fastxent.report import plots
 from fastxent.report.figures import Figure
 from fastxent.report.images import Drawing
 from fastxent.report.page import Column, Page, Plot, Run, Section, Table
-from fastxent.report.text import count, counted, decimals_of, fixed, percent, points, probability, shown, signed
+from fastxent.report.text import (
+    count,
+    counted,
+    decimals_of,
+    fixed,
+    name_of,
+    percent,
+    points,
+    probability,
+    shown,
+    signed,
+)
 
 if TYPE_CHECKING:
     from fastxent.comparing.result import Comparison, DecidingRow, Difference, DifferenceTable, PairComparison
@@ -110,12 +121,18 @@ def _drawn(name: str, x: "Interval") -> Figure:
         decimals = decimals_of(x.se)
         interval = "" if math.isnan(x.low) else f"{fixed(x.low, decimals)} to {fixed(x.high, decimals)}"
         return Figure("Perplexity ratio", fixed(x.value, decimals), "", interval, "bootstrap")
-    called = "Calibration error" if name == "ece" else name.replace("_", " ").replace("top ", "Top-")
+    called = name_of(name)
     scale, unit = (1.0, "") if name == "ece" else (100.0, "pp")
     decimals = decimals_of(scale * x.se)
     interval = f"{signed(scale * x.low, decimals)} to {signed(scale * x.high, decimals)}"
     shown_interval = "" if math.isnan(x.low) else interval
-    return Figure(f"{called} difference", signed(scale * x.value, decimals), unit, shown_interval, "bootstrap")
+    return Figure(
+        f"{called[0].upper()}{called[1:]} difference",
+        signed(scale * x.value, decimals),
+        unit,
+        shown_interval,
+        "bootstrap",
+    )
 
 
 def _difference(name: str, x: "Difference", unit: str, note: str) -> Figure:

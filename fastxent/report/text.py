@@ -156,3 +156,17 @@ def size_of(n_bytes: int) -> str:
         if n_bytes < limit:
             return f"{n_bytes} B" if unit == "B" else f"{n_bytes / (limit / 1e3):.3g} {unit}"
     return f"{n_bytes / 1e12:.4g} TB"
+
+
+def name_of(figure: str) -> str:
+    """What a figure of a bootstrap is called."""
+    return _NAMES.get(figure, figure.replace("_", " ").replace("top ", "top-"))
+
+
+_NAMES = {
+    "nll": "NLL",
+    "brier": "Brier score",
+    "entropy": "mean entropy",
+    "confidence": "mean confidence",
+    "ece": "calibration error",
+}
