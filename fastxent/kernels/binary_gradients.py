@@ -11,7 +11,7 @@ from numba.extending import overload
 from fastxent.kernels import elementary
 from fastxent.kernels.binary import absolute, moderate
 from fastxent.kernels.elementary import exp_shifted
-from fastxent.kernels.gradients import columns, keep_columns, largest_factor, least_factor
+from fastxent.kernels.gradients import columns, is_moderate_factor, keep_columns
 from fastxent.kernels.jit import INLINE, inline
 from fastxent.kernels.memory import load, load_double, store
 from fastxent.kernels.simd import any_lane, fill, fma, is_float32, select
@@ -50,12 +50,13 @@ def _narrow_gradients(p, t, weights, h_weights, made, h_made, m, wants_hessian):
             on = target == 1.0
             wrong = select(on == (z > 0.0), small, fill(z, 1.0)) / (small + 1.0)
             result = select(on, -wrong, wrong) * weight + 0.0
-            served = (size <= moderate(z)) & (on | (target == 0.0)) & _is_served(weight)
+            served = (size <= moderate(z)) & (on | (target == 0.0))
+            served = served & (is_moderate_factor(weight) | (weight == 0.0))
             bend = result
             if wants_hessian:
                 weight = columns(z, h_weights, r)
                 bend = small / ((small + 1.0) * (small + 1.0)) * weight + 0.0
-                served = served & _is_served(weight)
+                served = served & (is_moderate_factor(weight) | (weight == 0.0))
             if any_lane(~served):
                 for i in range(r, r + 16, 8):
                     gradient, hessian = binary_gradient(load_double(p, i), load_double(t, i), 1.0)
@@ -69,9 +70,3 @@ def _narrow_gradients(p, t, weights, h_weights, made, h_made, m, wants_hessian):
         return True
 
     return gradients
-
-
-@inline
-def _is_served(weight):
-    size = absolute(weight)
-    return ((size >= least_factor(weight)) & (size <= largest_factor(weight))) | (weight == 0.0)

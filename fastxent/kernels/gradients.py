@@ -107,6 +107,13 @@ exponent_place = by_type(23, 52)  # the first bit of a number's exponent
 least_factor, largest_factor = by_type(2.0**-100, 2.0**-900), by_type(2.0**100, 2.0**900)
 
 
+@inline
+def is_moderate_factor(factor):
+    """Where a factor, not 0, is for the logits' type."""
+    size = select(factor < 0.0, -factor, factor)
+    return (size >= least_factor(factor)) & (size <= largest_factor(factor))
+
+
 def columns(like, p, r):
     """As many float64 from element r of the pointer on as ``like`` has lanes, in its type."""
 
@@ -165,8 +172,7 @@ def curvatures_of(f, weights, parts, m, scale, scale_low):
 @inline
 def magic_of(factor, k, s, grain):
     """What brings a row's terms near 1, ``grain`` to a power of two: NaN where the logits' type does not serve."""
-    size = select(factor < 0.0, -factor, factor)
-    serves = (s == 0.0) & (((size >= least_factor(k)) & (size <= largest_factor(k))) | (factor == 0.0))
+    serves = (s == 0.0) & (is_moderate_factor(factor) | (factor == 0.0))
     return select(serves, elementary.rounding(k) - k * grain, math.nan)
 
 
@@ -265,8 +271,7 @@ def refer(f, parts, m):
         more = k - reference  # 0 or more
         power = from_bits(bits(fill(k, 1.0)) - (bits(more + elementary.rounding(k)) << exponent_place(k)))
         scaled = factor * power
-        size = select(scaled < 0.0, -scaled, scaled)
-        serves = (more <= 100.0) & (((size >= least_factor(k)) & (size <= largest_factor(k))) | (factor == 0.0))
+        serves = (more <= 100.0) & (is_moderate_factor(scaled) | (factor == 0.0))
         store(f, REFERENCE * ROWS + r, select(serves, reference, math.nan))
         store(parts, FACTOR * ROWS + r, select(serves, scaled, factor))
 
