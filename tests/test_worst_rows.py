@@ -16,7 +16,7 @@ from dossier.errors import Worst
 from dossier.losses import SEARCHES
 from dossier.measure import facts_of, rechecked
 from dossier.oracles import WIDE_IS_WIDER
-from dossier.record import RECORD, Journal, short_table
+from dossier.record import RECORD, Journal, fuller, short_table
 from reference import EXACT
 
 import fastxent
@@ -70,6 +70,14 @@ def test_an_interrupted_run_goes_on_from_its_journal(tmp_path):
     again.add("exp", ("every", 2, 3), {"fastxent": Worst(10, 2.0, "x2", 1.0, "y")})
     total = Journal(path).total("exp")["fastxent"]
     assert (total.inputs, total.ulp, total.ulp_at, total.relative_at) == (30, 2.0, "x2", "y")
+
+
+def test_what_a_run_left_out_stays_on_record():
+    def cases(**inputs):
+        return {key: {"found": {"fastxent": {"inputs": n}}} for key, n in inputs.items()}
+
+    made = fuller(cases(a=5, b=7, gone=1), cases(c=3, b=9, a=4), ["c", "b", "a", "d"])
+    assert list(made.items()) == list(cases(c=3, b=9, a=5).items())
 
 
 @pytest.mark.slow

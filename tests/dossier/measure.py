@@ -13,7 +13,7 @@ import numpy as np
 from dossier import climb, elementary, one_number, sweep
 from dossier.losses import SEARCHES
 from dossier.peers import LIBRARIES
-from dossier.record import RECORD, Journal, as_record, long_table
+from dossier.record import RECORD, Journal, as_record, fuller, long_table
 
 CASES = elementary.CASES | one_number.CASES
 CLIMBS = {f"{s.name} {np.dtype(d).name}": (s, d) for s in SEARCHES.values() for d in (np.float32, np.float64)}
@@ -92,5 +92,6 @@ def main():
     (options.folder / "accuracy.json").write_text(json.dumps(record, indent=1) + "\n")
     (options.folder / "accuracy.md").write_text(long_table(record))
     if options.record:
+        record["cases"] = fuller(json.loads(RECORD.read_text())["cases"], record["cases"], (*CASES, *CLIMBS))
         RECORD.write_text(json.dumps(record, indent=1) + "\n")
     print(long_table(record))

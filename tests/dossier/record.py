@@ -59,6 +59,16 @@ def as_record(journal, facts_of, rechecked):
     return {"versions": versions, "cases": cases}
 
 
+def fuller(recorded, measured, keys):
+    """The cases of both records in the order of `keys`, each as the one has it that tried more inputs."""
+
+    def tried(case):
+        return case["found"]["fastxent"]["inputs"]
+
+    either = {key: [cases[key] for cases in (measured, recorded) if key in cases] for key in keys}
+    return {key: max(cases, key=tried) for key, cases in either.items() if cases}
+
+
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 # What the README shows, under what name.
