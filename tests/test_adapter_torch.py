@@ -318,25 +318,37 @@ def test_a_classifier_trains_to_the_same_curve():
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_torch_compile_takes_it_into_one_graph(backend, reduction):
-    z, y, _, w = tensors("float32")
+@pytest.mark.parametrize("name", ["cross_entropy", "binary_cross_entropy_with_logits"])
+def test_torch_compile_takes_it_into_one_graph(backend, reduction, name):
+    z, y, p, w = tensors("float32")
     layer = torch.nn.Linear(7, 7)
+    if name == "cross_entropy":
+        target, options = y, {"weight": w, "label_smoothing": 0.1}
+    else:
+        target, options = p.float(), {"pos_weight": torch.tensor([2.5])}
 
     def forward(loss):
-        return (loss(layer(z), y, w, reduction=reduction, label_smoothing=0.1) * 1.5).sum()
+        return (loss(layer(z), target, reduction=reduction, **options) * 1.5).sum()
 
     torch._dynamo.reset()
     compiled = torch.compile(forward, backend=backend, fullgraph=True)  # where the graph breaks that raises
-    results = []
-    for call, loss in ((compiled, adapter.cross_entropy), (forward, f.cross_entropy)):
+    ours, results = getattr(adapter, name), []
+    for call, loss in ((compiled, ours), (forward, getattr(f, name))):
         layer.zero_grad()
         result = call(loss)
         result.backward()
         results.append((result.detach(), layer.weight.grad.clone()))
-    for ours, theirs in zip(*results, strict=True):
-        close(ours, theirs, 1e-5)
+    for got, want in zip(*results, strict=True):
+        close(got, want, 1e-5)
     with torch.no_grad():
-        close(compiled(adapter.cross_entropy), results[0][0], 1e-6)
+        close(compiled(ours), results[0][0], 1e-6)
+
+
+@pytest.mark.slow
+def test_importing_it_leaves_the_compiler_alone():
+    code = "import sys, fastxent.adapters.torch\nprint('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "False\n", done.stderr
 
 
 WORKERS = """

@@ -120,7 +120,7 @@ def binary_cross_entropy_with_logits(
     Returns
     -------
     tensor of the input's dtype (under autocast float32 for halves)
-        In nats. Differentiable once, by `input`; torch.compile does not look into it.
+        In nats. Differentiable once, by `input`.
 
     Raises
     ------
@@ -141,15 +141,13 @@ def binary_cross_entropy_with_logits(
     _check(input, target=target, weight=weight, pos_weight=pos_weight)
     if pos_weight is not None and pos_weight.numel() != 1:
         raise ValueError(f"pos_weight: {pos_weight.numel()} numbers; need one, for all: call this once for each class")
-    options = (None if pos_weight is None else pos_weight.item(), reduction, _result_dtype(input))
-    return _binary(input, target, weight, *options)
-
-
-@torch.compiler.disable
-def _binary(input: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, *options: Any) -> torch.Tensor:
-    given = input, target, weight, *options
-    if input.requires_grad and torch.is_grad_enabled():
-        return _Kept.apply(_binary_loss_and_gradient, None, _units(input, options[1], rows=input.numel()), *given)
+    given = input, target, weight, pos_weight, reduction, _result_dtype(input)
+    wants_gradient = input.requires_grad and torch.is_grad_enabled()
+    if torch.compiler.is_compiling():
+        loss: torch.Tensor = _binary_operator(*given, wants_gradient)[0]
+        return loss
+    if wants_gradient:
+        return _Kept.apply(_binary_loss_and_gradient, None, _units(input, reduction, rows=input.numel()), *given)
     return _binary_loss_and_gradient(*given, wants_gradient=False)[0]
 
 
@@ -299,7 +297,7 @@ def _binary_loss_and_gradient(
     input: torch.Tensor,
     target: torch.Tensor,
     weight: torch.Tensor | None,
-    pos_weight: float | None,
+    pos_weight: torch.Tensor | None,
     reduction: str,
     dtype: torch.dtype,
     *,
@@ -307,7 +305,7 @@ def _binary_loss_and_gradient(
 ) -> tuple[torch.Tensor, Any]:
     """The loss, and the gradient times `_units`."""
     n, scale = input.numel(), _units(input, reduction, rows=input.numel())
-    options: dict[str, Any] = {"pos_weight": pos_weight, "reduction": reduction}
+    options: dict[str, Any] = {"pos_weight": None if pos_weight is None else pos_weight.item(), "reduction": reduction}
     share = 1.0
     if weight is not None:
         options["sample_weight"] = _array(weight.expand(input.shape))
@@ -432,7 +430,8 @@ class _Last(torch.autograd.Function):
         raise RuntimeError("fastxent.adapters.torch has no second derivatives; use torch's own loss for them")
 
 
-# Inside torch.compile: an operator that the compiler does not look into
+# Inside torch.compile: operators that the compiler does not look into. (What keeps it from looking into a function is
+# torch.compiler.disable, which takes 2 s to import.)
 
 
 @torch.library.custom_op("fastxent::cross_entropy", mutates_args=())
@@ -448,46 +447,71 @@ def _operator(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The loss, the gradient and one over its units."""
     given = input, target, weight, ignore_index, reduction, label_smoothing, dtype
-    units = torch.scalar_tensor(1.0 / _units(input, reduction), dtype=torch.float64)
-    if wants_gradient:
-        loss, gradient = _loss_and_gradient(*given)
-        like = torch.empty_like(input, device="meta")  # what the compiler was told of its strides
-        if gradient.stride() != like.stride():
-            gradient = torch.empty_like(input).copy_(gradient)
-        return loss, gradient, units
-    return _loss(*given), input.new_empty(0), units
+    made = _loss_and_gradient(*given) if wants_gradient else (_loss(*given), None)
+    return _promised(input, *made, _units(input, reduction))
+
+
+@torch.library.custom_op("fastxent::binary_cross_entropy", mutates_args=())
+def _binary_operator(
+    input: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+    pos_weight: torch.Tensor | None,
+    reduction: str,
+    dtype: torch.dtype,
+    wants_gradient: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same of one logit a row."""
+    given = input, target, weight, pos_weight, reduction, dtype
+    made = _binary_loss_and_gradient(*given, wants_gradient=wants_gradient)
+    return _promised(input, *made, _units(input, reduction, rows=input.numel()))
+
+
+def _promised(
+    input: torch.Tensor, loss: torch.Tensor, gradient: torch.Tensor | None, units: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What an operator returns, as the compiler was told of it."""
+    if gradient is None:
+        gradient = input.new_empty(0)
+    elif gradient.stride() != torch.empty_like(input, device="meta").stride():
+        gradient = torch.empty_like(input).copy_(gradient)
+    return loss, gradient, torch.scalar_tensor(1.0 / units, dtype=torch.float64)
+
+
+def _shapes(input: Any, rows: list[int], reduction: str, dtype: torch.dtype, wants_gradient: bool) -> Any:
+    """What the compiler is told: no numbers, but their shapes and dtypes."""
+    gradient = torch.empty_like(input) if wants_gradient else input.new_empty(0)
+    loss = input.new_empty(rows if reduction == "none" else [], dtype=dtype)
+    return loss, gradient, input.new_empty((), dtype=torch.float64)
 
 
 @_operator.register_fake
-def _shapes(
-    input: Any,
-    target: Any,
-    weight: Any,
-    ignore_index: int,
-    reduction: str,
-    label_smoothing: float,
-    dtype: torch.dtype,
-    wants_gradient: bool,
+def _operator_shapes(
+    input: Any, target: Any, weight: Any, ignore_index: Any, reduction: str, label_smoothing: Any, *rest: Any
 ) -> Any:
-    shape = list(input.shape) if reduction == "none" else []
-    if shape:
-        del shape[_class_axis(input)]
-    gradient = torch.empty_like(input) if wants_gradient else input.new_empty(0)
-    return input.new_empty(shape, dtype=dtype), gradient, input.new_empty((), dtype=torch.float64)
+    rows = list(input.shape)
+    del rows[_class_axis(input)]
+    return _shapes(input, rows, reduction, *rest)
+
+
+@_binary_operator.register_fake
+def _binary_operator_shapes(input: Any, target: Any, weight: Any, pos_weight: Any, *rest: Any) -> Any:
+    return _shapes(input, list(input.shape), *rest)
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
-    _, gradient, units = output
-    ctx.save_for_backward(gradient, units)
-    ctx.axis, ctx.per_row = _class_axis(inputs[0]), inputs[4] == "none"
+    ctx.save_for_backward(*output[1:])
+    ctx.n_others = len(inputs) - 1
 
 
 def _backward(ctx: Any, grad_loss: Any, *_: Any) -> Any:
     gradient, units = ctx.saved_tensors
     wide = torch.float32 if gradient.dtype in HALVES else gradient.dtype
     scale = (grad_loss * units).to(wide)
-    scaled = gradient.to(wide) * (scale.unsqueeze(ctx.axis) if ctx.per_row else scale)
-    return scaled.to(gradient.dtype), *(None,) * 7
+    if 0 < scale.ndim < gradient.ndim:  # a number for each row of classes
+        scale = scale.unsqueeze(_class_axis(gradient))
+    return (gradient.to(wide) * scale).to(gradient.dtype), *(None,) * ctx.n_others
 
 
-_operator.register_autograd(_backward, setup_context=_keep)
+for _made in (_operator, _binary_operator):
+    _made.register_autograd(_backward, setup_context=_keep)
