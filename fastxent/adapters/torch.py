@@ -447,8 +447,8 @@ def _operator(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The loss, the gradient and one over its units."""
     given = input, target, weight, ignore_index, reduction, label_smoothing, dtype
-    made = _loss_and_gradient(*given) if wants_gradient else (_loss(*given), None)
-    return _promised(input, *made, _units(input, reduction))
+    loss, gradient = _loss_and_gradient(*given) if wants_gradient else (_loss(*given), None)
+    return _promised(input, loss, gradient, _units(input, reduction))
 
 
 @torch.library.custom_op("fastxent::binary_cross_entropy", mutates_args=())
@@ -463,8 +463,8 @@ def _binary_operator(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The same of one logit a row."""
     given = input, target, weight, pos_weight, reduction, dtype
-    made = _binary_loss_and_gradient(*given, wants_gradient=wants_gradient)
-    return _promised(input, *made, _units(input, reduction, rows=input.numel()))
+    loss, gradient = _binary_loss_and_gradient(*given, wants_gradient=wants_gradient)
+    return _promised(input, loss, gradient, _units(input, reduction, rows=input.numel()))
 
 
 def _promised(
