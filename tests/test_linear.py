@@ -77,6 +77,26 @@ def test_confident_losses_keep_their_digits(dtype, blocks):
     np.testing.assert_allclose(found, wanted, rtol=BOUND[dtype], atol=0)
 
 
+@pytest.mark.parametrize("classes", [3, 230])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_may_lie_anywhere(dtype, classes, blocks):
+    """Found by climbing: NaN where float64 logits lay between -745 and -709, as the first block met an empty state."""
+    shifts = np.concatenate([np.arange(-1500.0, 1500.0, 7.3), [-710.0, -745.0, -1e6, 1e6]])
+    logits = np.random.default_rng(3).normal(size=(len(shifts), classes)).astype(dtype) * 3 + shifts[:, None].astype(
+        dtype
+    )
+    labels = np.arange(len(shifts)) % classes
+    every = np.arange(len(logits))
+    distances = logits.astype(np.longdouble) - logits[every, labels, None]
+    for smoothing, temperature in ((0.0, 1.0), (0.0, 0.7), (0.2, 1.0)):
+        options = {"temperature": temperature, "label_smoothing": smoothing, "reduction": "none"}
+        found = fastxent.linear_cross_entropy(logits, np.eye(classes, dtype=dtype), labels, **options)
+        terms = np.exp(distances / temperature)
+        terms[every, labels] = 0
+        wanted = np.log1p(terms.sum(1)) - smoothing * distances.mean(1)
+        np.testing.assert_allclose(found, wanted.astype(np.float64), rtol=BOUND[dtype], atol=0)
+
+
 def rank_of(logits, labels):
     own = logits[np.arange(len(labels)), labels][:, None]
     before = np.arange(logits.shape[1]) < labels[:, None]

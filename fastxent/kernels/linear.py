@@ -19,7 +19,7 @@ from fastxent.kernels import elementary
 from fastxent.kernels.blocks import ROWS, first_view, second_view, settle_labels, strided
 from fastxent.kernels.elementary import LN_2, exp_shifted_over, exp_times
 from fastxent.kernels.figures import LABELS, row_figures
-from fastxent.kernels.finish import log_sum, nll
+from fastxent.kernels.finish import log_sum, nll, wide_sum
 from fastxent.kernels.jit import INLINE, compiled, inline
 from fastxent.kernels.memory import (
     load,
@@ -203,7 +203,9 @@ def merged(a, low, k, s, b, k_b, s_b, scale, scale_low):
     x, k_x = s_b - s, k_b - k
     distance = fma(k_x, LN_2, x * scale)
     grows = (b > 0.0) & ((distance > GROWS) | (a == 0.0))
-    near = maximum(distance, -distance) <= NEGLIGIBLE
+    near = (a > 0.0) & (
+        maximum(distance, -distance) <= NEGLIGIBLE
+    )  # what is added to nothing may be as small as e^-745
     x, k_x = select(near, select(grows, -x, x), 0.0), select(near, select(grows, -k_x, k_x), 0.0)
     shrunk = select(near, exp_times(1.0, x, 0.0, scale, scale_low, k_x), 0.0)
     a, low, b = select(grows, a * shrunk, a), select(grows, low * shrunk, low), select(grows, b, b * shrunk)
@@ -306,8 +308,8 @@ def smoothed_loss(loss, whole, k, s, z, away, mass, top, w, keep, spread, scale,
     highest = maximum(top, z)
     away = select(mass > 0.0, away + select(highest > top, mass * (highest - top), 0.0), 0.0)
     own = w * (keep + spread)
-    rest = log_sum(whole, k, s - highest, scale, scale_low)
-    rest = select(z >= top, loss, maximum(rest, 0.0))
+    others, _, _, _ = wide_sum(whole, k, s, highest, scale, scale_low)  # relative to the largest: no digits cancel
+    rest = select(z >= top, loss, maximum(elementary.log(others), 0.0))
     distance = select(own > 0.0, own * (highest - z), 0.0)
     counted = fma(mass, spread, own)
     return select(
