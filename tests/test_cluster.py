@@ -7,14 +7,19 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fastxent import Scorer
 from fastxent.cli.main import main
+from fastxent.files import base
+from fastxent.files.scan import Wanted
 from fastxent.jobs.cluster import score_on_cluster
-from fastxent.jobs.score import Job
+from fastxent.jobs.resume import StateFile, covered_of
+from fastxent.jobs.score import Job, score_files
 from fastxent.threads import _numba_started
 
 pa = pytest.importorskip("pyarrow")
@@ -118,7 +123,9 @@ def test_errors_are_those_of_one_process(capsys, scheduler):
     nan[[2100, 2900], 3] = np.nan
     np.save("nan.npy", nan)
     np.save("far.npy", np.where(np.arange(N) >= 1234, 99, Y))
-    for command in ("nan.npy y.npy", "x.npy far.npy", "x.npy y.npy --kind probs", "absent.npy y.npy", "x.npy"):
+    Path("long.csv").write_text("\n".join(["target", *map(str, Y), "0", ""]))
+    commands = ["nan.npy y.npy", "x.npy far.npy", "x.npy y.npy --kind probs", "absent.npy y.npy", "x.npy"]
+    for command in (*commands, "x.npy long.csv"):
         here = run(capsys, "score", *command.split())
         code, out, err = run(capsys, "score", *command.split(), "--scheduler", scheduler)
         assert (code, out) == (2, "")
@@ -133,7 +140,6 @@ def test_errors_are_those_of_one_process(capsys, scheduler):
     [
         ("--workers 0", "--workers: 0 is below 1"),
         ("--workers 2 --scheduler tcp://127.0.0.1:1", "--workers: starts a cluster"),
-        ("--workers 2 --resume x.state", "--resume: goes with neither"),
         ("--scheduler nonsense://here", "--scheduler: nonsense://here: "),
     ],
 )
@@ -157,6 +163,63 @@ def test_progress_is_told_and_workers_share_the_cores(scheduler, monkeypatch):
     assert any(0 < fraction < 1 for fraction in fractions)
     with distributed.Client(scheduler) as client:
         assert set(client.run(_numba_started).values()) == {False}
+
+
+class Stop(Exception):
+    """What ends a run here."""
+
+
+class Stopping(StateFile):
+    """A state that is written after every piece, and stops the run after some."""
+
+    def __init__(self, path, pieces):
+        super().__init__(path, 0)
+        self.left = pieces
+
+    def save_if_due(self, scorer):
+        super().save_if_due(scorer)
+        self.left -= 1
+        if not self.left:
+            raise Stop
+
+
+@pytest.mark.parametrize(("files", "first_row"), [("x.npy y.npy", None), ("x.npy y.npy", 7000), ("t.parquet", None)])
+def test_workers_and_one_process_take_up_each_others_states(scheduler, monkeypatch, files, first_row):
+    """A run that is stopped again and again, here and on the workers by turns, scores every row once."""
+    tables()
+    wanted = Wanted("logit_*", "y", "w", "id") if files == "t.parquet" else Wanted()
+    predictions, _, target = files.partition(" ")
+    job = Job(predictions, target or None, wanted, first_row=first_row)
+    whole, first, covered = score_files(job).result(), first_row or 0, [0]
+    monkeypatch.setattr("fastxent.jobs.cluster.KEPT_PART_BYTES", 4 * C * N // 16)
+    monkeypatch.setattr(base, "BLOCK_BYTES", 4 * C * 200)
+    for k in range(4):
+        way = score_files if k % 2 else partial(score_on_cluster, scheduler=scheduler)
+        with pytest.raises(Stop):
+            way(job, state=Stopping("s.state", 2))
+        covered.append(sum(high - low for low, high in covered_of(Scorer.load("s.state"))))
+    assert sorted(set(covered)) == covered
+    assert covered[-1] < N
+    part = score_on_cluster(job, scheduler=scheduler, state=StateFile("s.state"))
+    assert part.rows == N - covered[-1]
+    assert part.scorer.result() == whole
+    assert covered_of(Scorer.load("s.state")) == ((first, first + N),)
+    assert score_on_cluster(job, scheduler=scheduler, state=StateFile("s.state")).rows == 0  # it is finished
+    assert score_files(job, state=StateFile("s.state")).result() == whole
+
+
+def test_a_state_of_other_files_or_of_no_known_rows_is_refused_before_workers_start(capsys):
+    tables()
+    common = ["score", "t.csv", "--columns", "logit_*", "--target-column", "y", "--resume", "s.state"]
+    assert run(capsys, *common)[0] == 0
+    for command, what in (
+        (common, "--resume: t.csv: how many rows it has is known at its end alone"),
+        (["score", "x.npy", "y.npy", "--resume", "s.state"], "--resume: s.state was made with columns"),
+    ):
+        code, out, err = run(capsys, *command, "--workers", 2)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"fastxent: error: {what}")
+        assert err.count("\n") == 1
 
 
 class Killer(distributed.WorkerPlugin):

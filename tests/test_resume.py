@@ -39,6 +39,19 @@ print("ready", flush=True)
 sys.exit(cli.main(sys.argv[1:]))
 """
 
+# The same on workers, who start before rows are handed out.
+DRIVER_OF_WORKERS = """
+import sys
+from fastxent.cli import main as cli
+from fastxent.jobs import cluster
+cluster.KEPT_PART_BYTES = 4 * 10 * 100
+def begin(*given, begin=cluster._score_kept):
+    print("ready", flush=True)
+    return begin(*given)
+cluster._score_kept = begin
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
@@ -73,21 +86,22 @@ def covered(scorer):
 
 def life(arguments, delay_s):
     """One run of the driver, killed after so many seconds: its exit code, what it printed, how long it lived."""
-    with subprocess.Popen([sys.executable, "-c", DRIVER, *arguments], stdout=subprocess.PIPE, text=True) as process:
+    driver = DRIVER_OF_WORKERS if "--workers" in arguments else DRIVER
+    with subprocess.Popen([sys.executable, "-c", driver, *arguments], stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert process.stdout.readline() == "ready\n"
+            line = process.stdout.readline()  # of the result, where a state was finished before workers start
             begin = time.perf_counter()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(delay_s)
         finally:
             process.kill()
         lived_s = time.perf_counter() - begin
-        return process.wait(), process.stdout.read(), lived_s
+        return process.wait(), (line + process.stdout.read()).removeprefix("ready\n"), lived_s
 
 
-def kill_and_resume(files, kills, seed, want):
+def kill_and_resume(files, kills, seed, want, *more):
     rng = np.random.default_rng(seed)
-    arguments = ["score", *files, "--resume", "run.state", "--save-every", "0", "--json", "-"]
+    arguments = ["score", *files, *more, "--resume", "run.state", "--save-every", "0", "--json", "-"]
     done, finished, reached, life_s = 0, 0, [], 60.0
     while done < kills or not finished:
         # The first life is not disturbed: it tells how long one is, from its first row to the exit.
@@ -95,7 +109,7 @@ def kill_and_resume(files, kills, seed, want):
         if code == -signal.SIGKILL:
             done += 1
             rows = covered(Scorer.load("run.state")) if os.path.exists("run.state") else []
-            assert [first for first, _ in rows] == [0] * len(rows)
+            assert more or [first for first, _ in rows] == [0] * len(rows)
             reached.append(sum(last for _, last in rows))
             continue
         assert code == 0
@@ -123,6 +137,14 @@ def test_a_run_killed_fifty_times_ends_with_the_same_bits(files):
     reached = kill_and_resume(files.split(), 50, 2, as_json(want))
     assert len(reached) == 50
     assert sum(0 < rows < N for rows in reached) >= 20  # amid the rows
+
+
+@pytest.mark.slow
+def test_a_run_on_workers_killed_ten_times_ends_with_the_same_bits():
+    pytest.importorskip("distributed")
+    reached = kill_and_resume(["x.npy", "y.npy"], 10, 3, as_json(score(X, Y)), "--workers", "2")
+    assert len(reached) == 10
+    assert sum(0 < rows < N for rows in reached) >= 2
 
 
 class Stop(Exception):

@@ -120,7 +120,9 @@ def score(
     resume: Annotated[
         str | None,
         _option(
-            "Keep what is scored in STATE; go on from there when run again, whatever happened.", _GO, metavar="STATE"
+            "Keep what is scored in STATE; go on from there when run again, whatever happened, on workers or here.",
+            _GO,
+            metavar="STATE",
         ),
     ] = None,
     save_every: Annotated[float, _option("Seconds between writes of STATE.", _GO, show_default=True)] = 5.0,
@@ -180,8 +182,6 @@ def score(
         raise ValueError(f"--workers: {workers} is below 1")
     if workers is not None and scheduler is not None:
         raise ValueError("--workers: starts a cluster, --scheduler names one that runs; give one of them")
-    if on_cluster and resume is not None:
-        raise ValueError("--resume: goes with neither --workers nor --scheduler, which start dead workers' parts anew")
     from fastxent.cli.report import Output
     from fastxent.jobs.resume import StateFile
     from fastxent.jobs.score import Job, score_files
@@ -218,7 +218,7 @@ def score(
             if on_cluster:
                 from fastxent.jobs.cluster import score_on_cluster
 
-                part = score_on_cluster(job, workers=workers, scheduler=scheduler, tell=tell)
+                part = score_on_cluster(job, workers=workers, scheduler=scheduler, tell=tell, state=state)
                 scorer, done, n_bytes = part.scorer, part.rows, part.n_bytes
                 cluster_s = time.perf_counter() - begin - part.elapsed_s
             else:

@@ -285,6 +285,7 @@ class TableRows(Rows):
                 width = classes
                 yield block
             at += length(block)
+            del block  # before more is read
             if at == stop:
                 return
         if stop is not None and at < stop:

@@ -165,11 +165,14 @@ class Scan:
         return sum(rows.n_bytes for rows in self._files())
 
     def cuts(self, n: int) -> "list[tuple[int, int | None]]":
-        """At most n ranges of rows that make up the whole, cheap to begin at; one where ``n_rows`` is not known."""
+        """At most n ranges of rows that make up the whole, cheap to begin at; one where ``n_rows`` is not known.
+
+        The last one goes to the end, where it is seen whether the files end together.
+        """
         if self.n_rows is None or self._lead.n_rows is None:
             return [(0, None)]
         starts = sorted({self._lead.cheap_start(self.n_rows * k // n) for k in range(n)} - {self.n_rows})
-        return list(zip(starts, [*starts[1:], self.n_rows]))
+        return list(zip(starts, [*starts[1:], None]))
 
     def _files(self) -> list[Rows]:
         return [rows for rows in (self._lead, self._other, *(m.rows for m in self._models)) if rows is not None]

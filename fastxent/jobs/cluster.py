@@ -1,7 +1,8 @@
 """Files through a score card on a cluster of processes: one started here (``--workers``), or one that runs already
 (``--scheduler``).
 
-The workers read the files, a range of rows at a time; the parts' score cards are merged on the workers, in a tree.
+The workers read the files, a range of rows at a time; the parts' score cards are merged on the workers, in a tree. Or,
+where a state file keeps them, by the process that asks, as they are done.
 """
 
 import asyncio
@@ -22,7 +23,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from fastxent.files.source import changed
-from fastxent.jobs.score import Job, Progress, cuts_of, score_files
+from fastxent.jobs.resume import StateFile, gaps_of
+from fastxent.jobs.score import Job, Progress, begun, cuts_of, score_files, source_of
 from fastxent.threads import get_threads, limited
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from fastxent.scoring.scorer import Scorer
 
 PART_BYTES = 1 << 30  # about as much in a part: beginning one costs little beside it, and so does losing it
+KEPT_PART_BYTES = 1 << 28  # where a state is kept: what is lost with a process that is killed is the parts at work
 MERGED_AT_ONCE = 16
 LOADING_ROWS = 20_000  # enough for the kernels that many rows take
 TOLD_EVERY_S = 0.2
@@ -50,7 +53,12 @@ class Part(NamedTuple):
 
 
 def score_on_cluster(
-    job: Job, *, workers: int | None = None, scheduler: str | None = None, tell: Progress | None = None
+    job: Job,
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    tell: Progress | None = None,
+    state: StateFile | None = None,
 ) -> Part:
     """Score a job's rows on a cluster, with the bits of `score_files`.
 
@@ -64,11 +72,13 @@ def score_on_cluster(
         The address of a Dask scheduler, in place of that.
     tell : callable, optional
         Is told about progress; see `Progress`.
+    state : StateFile, optional
+        Where the score card is kept meanwhile, as `score_files` keeps it: each goes on where the other was stopped.
 
     Returns
     -------
     Part
-        All rows.
+        All rows; its counts are of those that were not in the state.
 
     Raises
     ------
@@ -80,9 +90,13 @@ def score_on_cluster(
         import distributed
     except ImportError:
         raise ImportError("clusters need Dask: pip install 'fastxent[dask]'") from None
-    before = None
+    before, kept = None, None
     if scheduler is None:
         before = job.scan().fingerprint()  # and a missing file is told without waiting for a cluster
+        if state is not None:
+            kept = _Kept(state, *_begun(job))
+            if kept.scorer.about["finished"]:
+                return Part(kept.scorer, 0, 0)
         tell("starting workers, loading what is compiled", 0.0, 0, 0)
         cluster = _started(workers or 1)
     else:
@@ -94,9 +108,13 @@ def score_on_cluster(
         client.run(_load, job, on_error="ignore")
         begin_s = time.perf_counter()
         try:
-            whole = _score(client, job, tell)
-            if before is not None and before != (now := job.scan()).fingerprint():  # between its parts
-                raise changed(now.name)
+            if state is None:
+                whole = _score(client, job, tell)
+                if before is not None:
+                    _refuse_changed(job, before)
+            else:
+                kept = kept or _Kept(state, *client.submit(_begun, job, pure=False).result())
+                whole = _score_kept(client, job, tell, kept)
             return whole._replace(elapsed_s=time.perf_counter() - begin_s)
         except distributed.KilledWorker as error:
             raise OSError(f"a worker died each time it was tried ({error.task}): out of memory?") from None
@@ -105,52 +123,106 @@ def score_on_cluster(
 # In the process that asks
 
 
+class _Kept:
+    """The score card of a run whose state is kept.
+
+    Attributes
+    ----------
+    state : StateFile
+    scorer : Scorer
+        With the rows of runs before.
+    source : str or None
+        As in `Job`.
+    """
+
+    def __init__(self, state: StateFile, fresh: "Scorer", source: str | None) -> None:
+        self.state, self.scorer = state, state.load(fresh)
+        self.source = next(iter(self.scorer.sources), source)
+
+
 def _score(client: "Client", job: Job, tell: Progress) -> Part:
     """Hand out ranges of rows, and wait for the whole."""
-    threads: dict[str, int] = {}  # of the workers on each host
-    for address, n in client.nthreads().items():
-        threads[_host(address)] = threads.get(_host(address), 0) + n
-    run = f"fastxent-{uuid4().hex}"
-    reports: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-    client.subscribe_topic(run, lambda event: reports.put(event[1]))
-    ranges = client.submit(_cuts, job, sum(threads.values()), PART_BYTES, key=f"{run}-cuts").result()
-    level = [
-        client.submit(_score_part, job, rows, threads, run, k, key=f"{run}-part-{k}") for k, rows in enumerate(ranges)
-    ]
-    pending = dict(enumerate(level))
-    for k in pending:
-        pending[k].add_done_callback(lambda _, k=k: reports.put((k, None)))
+    run = _Run(client, job, PART_BYTES)
+    level = list(run.pending.values())
     while len(level) > 1:
         cuts = range(0, len(level), MERGED_AT_ONCE)
-        level = [client.submit(_merge, level[i : i + MERGED_AT_ONCE], key=f"{run}-{len(level)}-{i}") for i in cuts]
-    return _wait(pending, level, reports, tell).result()
+        level = [client.submit(_merge, level[i : i + MERGED_AT_ONCE], key=f"{run.name}-{len(level)}-{i}") for i in cuts]
+    for _ in run.done(tell, level):
+        pass
+    return level[0].result()
 
 
-def _wait(
-    pending: dict[int, "Future"], level: list["Future"], reports: "queue.SimpleQueue[tuple[int, Any]]", tell: Progress
-) -> "Future":
-    """Wait until all parts are done: the whole, alone in `level`. Or the first part that has failed, once it is known.
+def _score_kept(client: "Client", job: Job, tell: Progress, kept: _Kept) -> Part:
+    """Hand out the ranges of rows that are not covered, and add them up here, in the order in which they are done."""
+    scorer, rows, n_bytes = kept.scorer, 0, 0
+    try:
+        if not scorer.about["finished"]:
+            run = _Run(client, replace(job, source=kept.source), KEPT_PART_BYTES, gaps_of(scorer, job.first_row))
+            for future in run.done(tell):
+                part = future.result()
+                scorer.merge(part.scorer)
+                rows, n_bytes = rows + part.rows, n_bytes + part.n_bytes
+                kept.state.save_if_due(scorer)
+            client.submit(_refuse_changed, job, {"files": scorer.about["files"]}, pure=False).result()
+            scorer.about["finished"] = True
+    finally:
+        kept.state.save(scorer)
+    return Part(scorer, rows, n_bytes)
 
-    The cluster forgets what nothing here refers to and nothing there depends on: parts that are done, or, after a
-    failure, whatever comes later.
+
+class _Run:
+    """A job's parts, handed out to workers.
+
+    Attributes
+    ----------
+    name : str
+        Begins the keys of its tasks.
+    pending : dict
+        The parts that are not done.
     """
-    n, failed = len(pending), None
-    progress: dict[int, tuple[float, int, int]] = {}
-    while pending:
-        k, report = reports.get()
-        if report is not None:
-            progress[k] = report
-            fraction, rows, n_bytes = map(sum, zip(*progress.values()))
-            tell("scoring", fraction / n, rows, n_bytes)
-        elif k in pending:
-            part = pending.pop(k)
-            if part.status == "error":
-                failed = part
-                level.clear()
-                for later in [i for i in pending if i > k]:
-                    del pending[later]
-            del part
-    return failed or level[0]
+
+    def __init__(self, client: "Client", job: Job, part_bytes: int, gaps: Sequence[Rows] = ((0, None),)) -> None:
+        threads: dict[str, int] = {}  # of the workers on each host
+        for address, n in client.nthreads().items():
+            threads[_host(address)] = threads.get(_host(address), 0) + n
+        self.name = run = f"fastxent-{uuid4().hex}"
+        self._reports: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        client.subscribe_topic(run, lambda event: self._reports.put(event[1]))
+        ranges = client.submit(_cuts, job, sum(threads.values()), part_bytes, gaps, key=f"{run}-cuts").result()
+        self.pending: dict[int, Future] = {
+            k: client.submit(_score_part, job, rows, threads, run, k, key=f"{run}-part-{k}")
+            for k, rows in enumerate(ranges)
+        }
+        for k, part in self.pending.items():
+            part.add_done_callback(lambda _, k=k: self._reports.put((k, None)))
+
+    def done(self, tell: Progress, later: "list[Future] | None" = None) -> "Iterator[Future]":
+        """Yield parts as they are done. Where some failed, raise at the end what the first of them raised.
+
+        The cluster forgets what nothing here refers to and nothing there depends on: parts that are done, or, after a
+        failure, those of later rows, and ``later``, which is made of all parts.
+        """
+        pending, n, failed = self.pending, len(self.pending), None
+        progress: dict[int, tuple[float, int, int]] = {}
+        while pending:
+            k, report = self._reports.get()
+            if report is not None:
+                progress[k] = report
+                fraction, rows, n_bytes = map(sum, zip(*progress.values()))
+                tell("scoring", fraction / n, rows, n_bytes)
+            elif k in pending:
+                part = pending.pop(k)
+                if part.status == "error":
+                    failed = part
+                    if later is not None:
+                        later.clear()
+                    for i in [i for i in pending if i > k]:
+                        del pending[i]
+                else:
+                    yield part
+                del part
+        if failed is not None:
+            failed.result()
 
 
 @contextlib.contextmanager
@@ -231,9 +303,32 @@ def _load(job: Job) -> None:
         pool.submit(score_files, job, (0, rows)).result()
 
 
-def _cuts(job: Job, cores: int, part_bytes: int) -> list[Rows]:
-    """Ranges of a job's rows."""
-    return cuts_of(job.scan(), cores, part_bytes)
+def _begun(job: Job) -> tuple["Scorer", str | None]:
+    """What a state that is kept begins with: a score card without rows, and what its rows are known by."""
+    scan = job.scan()
+    if scan.n_rows is None:
+        raise ValueError(
+            f"--resume: {scan.name}: how many rows it has is known at its end alone: workers cannot share it, and would"
+            " keep nothing before; leave --workers or --scheduler out"
+        )
+    first = next(scan.here(), None) if job.first_row is None else None
+    return begun(job, scan), None if first is None else source_of(first)
+
+
+def _refuse_changed(job: Job, before: dict[str, Any]) -> None:
+    """Raise where the files are no longer those whose fingerprint was taken: each part looks at its own time alone."""
+    scan = job.scan()
+    if scan.fingerprint() != before:
+        raise changed(scan.name)
+
+
+def _cuts(job: Job, cores: int, part_bytes: int, gaps: Sequence[Rows]) -> list[Rows]:
+    """Ranges of a job's rows, of those in some gaps."""
+    cuts = cuts_of(job.scan(), cores, part_bytes)
+    both = [
+        (max(a, low), b if high is None else high if b is None else min(b, high)) for a, b in cuts for low, high in gaps
+    ]
+    return [(low, high) for low, high in both if high is None or low < high]
 
 
 def _score_part(job: Job, rows: Rows, threads: dict[str, int], run: str, k: int) -> Part:

@@ -75,6 +75,29 @@ class StateFile:
                 leftover.unlink(missing_ok=True)
 
 
+def covered_of(scorer: "Scorer") -> tuple[tuple[int, int], ...]:
+    """The rows that a job's score card covers, as in `Scorer.rows`, whatever they are known by."""
+    return next(iter(scorer.sources.values()), scorer.rows)
+
+
+def gaps_of(scorer: "Scorer", first_row: int | None) -> "list[tuple[int, int | None]]":
+    """Ranges of the rows that a job's score card does not cover.
+
+    The last one goes on to the end, even where no row is left: whether the files end together is still to be seen.
+
+    Parameters
+    ----------
+    scorer : Scorer
+        Of this job's rows alone.
+    first_row : int or None
+        As in `fastxent.jobs.score.Job`.
+    """
+    offset, covered = first_row or 0, covered_of(scorer)
+    lows = [0, *(high - offset for _, high in covered)]
+    highs = [*(low - offset for low, _ in covered), None]
+    return [(low, high) for low, high in zip(lows, highs) if low != high]
+
+
 def merge_states(
     paths: Sequence[str], unfinished: bool = False, tell: Callable[[float], object] | None = None
 ) -> "Scorer":

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from threading import Event
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +15,7 @@ import numpy as np
 from fastxent.files.base import Chunk
 from fastxent.files.scan import Scan, Wanted
 from fastxent.files.source import changed
-from fastxent.jobs.resume import StateFile, undisturbed
+from fastxent.jobs.resume import StateFile, covered_of, gaps_of, undisturbed
 from fastxent.threads import current_threads, limited
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ class Job:
     first_row : int or None
         The position of the files' first row in a whole of many files. Without it their rows are known by what is in
         them, so that parts of different files merge.
+    source : str or None
+        The name of what is in them, for parts whose state is kept: see `source_of`.
     """
 
     predictions: str
@@ -57,6 +59,7 @@ class Job:
     wanted: Wanted = field(default_factory=Wanted)
     options: Mapping[str, Any] = field(default_factory=dict)
     first_row: int | None = None
+    source: str | None = None
 
     def scan(self, rows: "tuple[int, int | None] | None" = None) -> Scan:
         """Open the files, to read all of their rows or a range."""
@@ -101,24 +104,45 @@ def score_files(
     if readers > 1:
         return _at_once(job, scan, readers, tell)
     scorer = Scorer(n_classes=scan.n_classes, **job.options)
+    scans, n_left = iter([scan]), None
     if state is not None:
-        columns = {name: value for name, value in asdict(job.wanted).items() if value is not None}
-        scorer.about = {"columns": columns, "first_row": job.first_row, **scan.fingerprint(), "finished": False}
-        scorer = state.load(scorer)
+        scorer = state.load(begun(job, scan))
         if scorer.about["finished"]:
             return scorer
-        _, covered = next(iter(scorer.sources.items()), (None, scorer.rows))
-        if covered:
-            scan = job.scan((covered[0][1] - (job.first_row or 0), None))
+        job, scans = replace(job, source=next(iter(scorer.sources), None)), _gaps(job, scan, scorer)
+        n_left = scan.n_rows and scan.n_rows - sum(high - low for low, high in covered_of(scorer))
     tell("compiling, or loading what is compiled", 0.0, 0, 0)
+    n_rows = n_bytes = 0
     try:
-        for _ in _added(job, scan, scorer, iter(scan), state):
-            tell("scoring", scan.fraction, scan.rows_read, scan.bytes_read)
+        for scan in scans:
+            for _ in _added(job, scan, scorer, iter(scan), state):
+                done = n_rows + scan.rows_read
+                tell("scoring", done / n_left if n_left else scan.fraction, done, n_bytes + scan.bytes_read)
+            n_rows, n_bytes = n_rows + scan.rows_read, n_bytes + scan.bytes_read
         scorer.about["finished"] = True
     finally:
         if state is not None:
             state.save(scorer)
     return scorer
+
+
+def begun(job: Job, scan: Scan) -> "Scorer":
+    """A score card without rows, for `StateFile.load`: it tells what its rows come from."""
+    from fastxent.scoring.scorer import Scorer
+
+    scorer = Scorer(n_classes=scan.n_classes, **job.options)
+    columns = {name: value for name, value in asdict(job.wanted).items() if value is not None}
+    scorer.about = {"columns": columns, "first_row": job.first_row, **scan.fingerprint(), "finished": False}
+    return scorer
+
+
+def _gaps(job: Job, scan: Scan, scorer: "Scorer") -> Iterator[Scan]:
+    """Scans of the rows that a score card does not cover; ``scan`` is of all rows."""
+    for gap in gaps_of(scorer, job.first_row):
+        own = scan if gap == (0, None) else job.scan(gap)
+        if own.fingerprint() != scan.fingerprint():
+            raise changed(own.name)
+        yield own
 
 
 def readers_of(scan: Scan) -> int:
@@ -137,10 +161,10 @@ def _added(
     """Add chunks to a score card, and yield after each."""
     from fastxent import checks
 
-    offset, source = job.first_row or 0, next(iter(scorer.sources), None)
+    offset, source = job.first_row or 0, job.source
     for chunk in chunks:
         if state is not None and job.first_row is None:
-            source = source or _source(chunk)
+            source = source or source_of(chunk)
         given: dict[str, Any] = {
             "start": chunk.start + offset,
             "source": source,
@@ -236,8 +260,8 @@ def _share_free_memory() -> None:
         ctypes.CDLL(None).mallopt(_MALLOC_ARENAS, 1)
 
 
-def _source(chunk: Chunk) -> str:
-    """A name for the rows of a job, from the first of them: the same in copies of its files."""
+def source_of(chunk: Chunk) -> str:
+    """A name for the rows of a job, from its first chunk: the same in copies of its files."""
     lead, n_classes = chunk.predictions.shape[:-1], chunk.predictions.shape[-1]
     soft = chunk.target.ndim > len(lead)
     digest = hashlib.sha256()
