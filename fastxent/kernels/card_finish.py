@@ -36,6 +36,7 @@ IGNORED, INVALID = -1, -2
 A, K, S, TOP, SPREAD, SQUARES, OWN, N_FIGURES = range(8)
 
 # A row's sums are of terms as large as 2^lift, so that none leaves the format (card_rows.py); here that is taken back.
+# Their unit is lifted too, so that it is a normal number where a figure made of many of them is the least there are.
 LIFT32, LIFT64 = 60.0, 500.0
 lift = by_type(LIFT32, LIFT64)
 
@@ -45,7 +46,7 @@ LEAST_UNIT, LEAST_INNER = -120.0, 2.0**-60  # for float32: squares of what is la
 
 
 def unit_of(like, k, s, top, scale, scale_low):
-    """2^k·e^((s - top)·(scale + scale_low)), the unit of a row's sums, for eight rows; never much above 1."""
+    """2^k·e^((s - top)·(scale + scale_low)), a row's unit, for eight rows; never much above 2^lift."""
 
 
 def lowered(like, x):
@@ -81,7 +82,7 @@ def _unit_of(like, k, s, top, scale, scale_low):
         back = x - s
         x_low = (s - (x - back)) - (top + back)
         exponent = fma(k, LN_2, x * scale)
-        counts = exponent >= -760.0
+        counts = exponent >= -420.0  # 2^500·e^-766
         unit = elementary.exp_times(
             1.0, select(counts, x, 0.0), select(counts, x_low, 0.0), scale, scale_low, select(counts, k, 0.0)
         )
@@ -149,15 +150,15 @@ def _settled_share(like, q):
 @inline
 def finish_eight(like, a, k, s, top, spread, squares, own, scale, scale_low):
     """The figures of eight rows: NLL, entropy, confidence, Brier score, and -ln q of the largest class."""
-    unit = unit_of(like, raised(like, k), s, top, scale, scale_low)
-    inner = lowered(like, a) * unit
+    unit = unit_of(like, raised(like, raised(like, k)), s, top, scale, scale_low)
+    inner = lowered(like, lowered(like, a) * unit)
     q, top_nll = 1.0 / (inner + 1.0), log1p(like, inner)
     share, unit, spread = inner * q, unit * q, lowered(like, spread)
-    least = lowered(like, unit)
+    least = lowered(like, lowered(like, unit))
     distance = (top - own) * scale
     own_q = decay(like, distance) * q
     brier = select(distance == 0.0, share * share, (q * q - own_q) + (1.0 - own_q)) + squares * least * least
-    nll, entropy = settled(like, top_nll + distance), settled(like, top_nll + spread * scale * unit)
+    nll, entropy = settled(like, top_nll + distance), settled(like, top_nll + lowered(like, spread * scale * unit))
     return nll, entropy, settled_share(like, q), settled(like, brier), top_nll
 
 
