@@ -9,7 +9,7 @@ The rest of that time is Numba's Python. What it does again and again to the sam
 
 import contextlib
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from numba.core.codegen import CPUCodeLibrary, JITCodeLibrary
@@ -20,6 +20,7 @@ from numba.core.registry import cpu_target
 from numba.core.rewrites.static_getitem import RewriteConstGetitems
 from numba.core.ssa import reconstruct_ssa
 from numba.core.transforms import canonicalize_cfg
+from numba.core.types.functions import BaseFunction
 from numba.core.typed_passes import (
     IRLegalization,
     NativeLowering,
@@ -36,25 +37,46 @@ __all__ = ["IngredientCompiler", "without_repetition"]
 def without_repetition() -> Iterator[None]:
     """Compile without what Numba does for every function and intrinsic, though once is enough.
 
-    That is to look for new entries in some twenty registries (here: in the one where it puts intrinsics, the first),
-    and to collect garbage: what a compilation allocates it mostly keeps.
+    That is to look for new entries in some twenty registries (here: in the one where it puts intrinsics, the first); to
+    find the types of an operation on the same types of operands; and to collect garbage: what a compilation allocates it
+    mostly keeps.
     """
     typing, target = cpu_target.typing_context, cpu_target.target_context
     if "refresh" in vars(target):  # a compilation within another
         yield
         return
     target.refresh()
-    collecting = gc.isenabled()
+    collecting, types_of_call = gc.isenabled(), BaseFunction.get_call_type
     gc.disable()
     try:
         vars(typing)["refresh"] = lambda: None
         vars(target)["refresh"] = lambda: target.install_registry(next(iter(target._registries)))
+        BaseFunction.get_call_type = _once_each(types_of_call)
         yield
     finally:
+        BaseFunction.get_call_type = types_of_call
         for context in typing, target:
             vars(context).pop("refresh", None)
         if collecting:
+            if not gc.get_freeze_count():  # what is new is old now, without a look at each object
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
+
+
+def _once_each(types_of_call: Callable[..., Any]) -> Callable[..., Any]:
+    """The same method, run once for each function and types of arguments. Failures are not kept."""
+    found: dict[Any, Any] = {}
+
+    def types_once(function: Any, context: Any, args: Any, kws: Any) -> Any:
+        if kws:
+            return types_of_call(function, context, args, kws)
+        key = function, tuple(args)
+        if key not in found:
+            found[key] = types_of_call(function, context, args, kws)
+        return found[key]
+
+    return types_once
 
 
 class _Flags(Flags):

@@ -44,7 +44,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 _FLAGS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}
 
 # Of functions that exist inside others alone, those that @overload picks by type among them (as jit_options).
-INLINE: dict[str, Any] = {"pipeline_class": IngredientCompiler, "forceinline": True, "no_cpython_wrapper": True}
+INLINE: dict[str, Any] = {
+    "pipeline_class": IngredientCompiler,
+    "forceinline": True,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
 
 _MAGIC = b"fastxent cache 1\n"
 _KEPT_VERSIONS = 8
@@ -70,7 +75,7 @@ def part(function: F) -> F:
 
 
 def _ingredient(function: F, flags: dict[str, Any]) -> F:
-    dispatcher: Any = numba.njit(**_FLAGS, **flags)(function)
+    dispatcher: Any = numba.njit(**_FLAGS | flags)(function)
 
     def compile_for_python(*args: Any, **kwargs: Any) -> Any:
         entry: Any = numba.njit(**_FLAGS)(function)
