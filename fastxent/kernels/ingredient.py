@@ -20,7 +20,6 @@ from numba.core.registry import cpu_target
 from numba.core.rewrites.static_getitem import RewriteConstGetitems
 from numba.core.ssa import reconstruct_ssa
 from numba.core.transforms import canonicalize_cfg
-from numba.core.types.functions import BaseFunction
 from numba.core.typed_passes import (
     IRLegalization,
     NativeLowering,
@@ -28,6 +27,7 @@ from numba.core.typed_passes import (
     NopythonTypeInference,
     PreLowerStripPhis,
 )
+from numba.core.types.functions import BaseFunction
 from numba.core.untyped_passes import FixupArgs, TranslateByteCode
 
 __all__ = ["IngredientCompiler", "without_repetition"]
@@ -38,8 +38,8 @@ def without_repetition() -> Iterator[None]:
     """Compile without what Numba does for every function and intrinsic, though once is enough.
 
     That is to look for new entries in some twenty registries (here: in the one where it puts intrinsics, the first); to
-    find the types of an operation on the same types of operands; and to collect garbage: what a compilation allocates it
-    mostly keeps.
+    find the types of an operation that is known on the same types of operands; and to collect garbage: what a
+    compilation allocates it mostly keeps.
     """
     typing, target = cpu_target.typing_context, cpu_target.target_context
     if "refresh" in vars(target):  # a compilation within another

@@ -12,10 +12,12 @@ that makes sense (fma, select, bits, ...), so that one source serves rows of one
 import operator
 
 from llvmlite import ir
-from numba import typeof, types
+from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.extending import intrinsic, lower_builtin, models, overload, register_model
+
+from fastxent.kernels.jit import INLINE
 
 __all__ = [
     "add_reduce", "any_lane", "bits", "by_type", "count_lanes", "fill", "first_lanes", "float32x16",
@@ -222,11 +224,13 @@ def fill(typingctx, like, x):
 def by_type(for_float32, for_float64):
     """A constant that depends on the element type: call it in a kernel with a vector, a scalar or a pointer."""
 
-    @intrinsic
-    def constant(typingctx, like):
+    def constant(like):
+        """Resolved by its overload."""
+
+    @overload(constant, jit_options=INLINE)
+    def _constant(like):
         value = for_float32 if is_float32(like) else for_float64
-        kind = typeof(value)
-        return kind(like), lambda context, builder, sig, args: context.get_constant_generic(builder, kind, value)
+        return lambda like: value
 
     return constant
 
