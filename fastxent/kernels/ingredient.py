@@ -46,15 +46,16 @@ def without_repetition() -> Iterator[None]:
         yield
         return
     target.refresh()
-    collecting, types_of_call = gc.isenabled(), BaseFunction.get_call_type
+    operation: Any = BaseFunction
+    collecting, types_of_call = gc.isenabled(), operation.get_call_type
     gc.disable()
     try:
         vars(typing)["refresh"] = lambda: None
         vars(target)["refresh"] = lambda: target.install_registry(next(iter(target._registries)))
-        BaseFunction.get_call_type = _once_each(types_of_call)
+        operation.get_call_type = _once_each(types_of_call)
         yield
     finally:
-        BaseFunction.get_call_type = types_of_call
+        operation.get_call_type = types_of_call
         for context in typing, target:
             vars(context).pop("refresh", None)
         if collecting:
