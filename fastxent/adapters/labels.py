@@ -17,6 +17,7 @@ from fastxent.slices import F64, I64, INT64_MAX
 from fastxent.threads import in_parts
 
 SAMPLE = 4096  # labels that are looked at first
+FEW_OF_CLASS = 16  # times the number of classes: so few labels show each, where none is rare
 TABLE = 1 << 16  # classes so close together are found in a table
 
 
@@ -199,7 +200,7 @@ def _first_class(y: np.ndarray, classes: np.ndarray | None, n_classes: int) -> i
         if classes.dtype.kind in "iu" and np.array_equal(classes, int(classes[0]) + np.arange(n_classes)):
             return int(classes[0])
         return None
-    for part in (y[:: max(1, y.size // SAMPLE)], y):
+    for part in (y[:: max(1, y.size // (FEW_OF_CLASS * n_classes))], y[:: max(1, y.size // SAMPLE)], y):
         first = int(part.min()) if part.size else 0
         column = part.astype(np.int64, copy=False) - first if first <= INT64_MAX else part
         seen = np.zeros(n_classes, bool)

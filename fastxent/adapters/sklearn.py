@@ -20,13 +20,11 @@ from fastxent.adapters.errors import renamed
 from fastxent.adapters.labels import as_labels, class_indices, columns, encoded
 from fastxent.arrays import as_array
 from fastxent.kernels import batch as kernels
-from fastxent.kernels.brier import add_class_weights
 from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_add_block, exact_sum_merge, exact_sum_value
 from fastxent.kernels.narrow import widened
 from fastxent.kernels.scorecard import prior_nll
 from fastxent.reductions import LOSSES, divide, new_sums, values_of
 from fastxent.slices import COPY_BYTES
-from fastxent.threads import in_parts
 
 if TYPE_CHECKING:
     d2_log_loss_scorer: Any
@@ -210,33 +208,22 @@ def d2_log_loss_score(
     probs = _as_probs(y_proba)
     indices, n_classes = class_indices(y_true, labels, probs), columns(probs)
     loss = _log_loss(y_true, probs, indices, labels, sample_weight, eps, sum_tol, "mean")
-    if sample_weight is None:
-        of_class = np.bincount(indices, minlength=n_classes).astype(float)
-        total = float(indices.size)
-    else:
-        s = np.ascontiguousarray(as_array(sample_weight, "sample_weight")[0], float)
-        of_class, total = _class_weights(indices.astype(np.int64, copy=False), s, n_classes)
+    of_class, total = _class_weights(indices, sample_weight, n_classes)
     if indices.size < 2 or np.count_nonzero(of_class) < 2:
         warnings.warn("D² is not defined for one row or one class: NaN", RuntimeWarning, stacklevel=2)
         return math.nan
     return 1.0 - loss / float(prior_nll(of_class, total))
 
 
-def _class_weights(indices: np.ndarray, s: np.ndarray, n_classes: int) -> tuple[np.ndarray, float]:
+def _class_weights(indices: np.ndarray, sample_weight: Any, n_classes: int) -> tuple[np.ndarray, float]:
     """Every class's weight and the weight of all, each correctly rounded."""
-
-    def add(start: int, stop: int) -> np.ndarray:
-        sums = np.zeros((n_classes, STATE_SIZE), np.int64)
-        add_class_weights(indices[start:stop], s[start:stop], sums)
-        return sums
-
-    first, *more = in_parts(add, indices.size, least=64 * n_classes + (1 << 15))
-    total = np.zeros(STATE_SIZE, np.int64)
-    for k, state in enumerate(first):
-        for other in more:
-            exact_sum_merge(state, other[k])
+    s = checks.ABSENT if sample_weight is None else as_array(sample_weight, "sample_weight")[0]
+    labels, s = np.ascontiguousarray(indices, np.int64), np.ascontiguousarray(s, float)
+    sums, total = np.zeros((n_classes, STATE_SIZE), np.int64), np.zeros(STATE_SIZE, np.int64)
+    kernels.class_weights(labels, s, n_classes).run(sums=sums)
+    for state in sums:
         exact_sum_merge(total, state)
-    return np.array([exact_sum_value(state) for state in first]), float(exact_sum_value(total))
+    return np.array([exact_sum_value(state) for state in sums]), float(exact_sum_value(total))
 
 
 # make_scorer of each: (function, whether greater is better)

@@ -44,6 +44,7 @@ from fastxent.kernels.blocks import (  # noqa: F401  (the reasons are this modul
     TARGET_SUM,
     TYPES,
     N,
+    refuse,
     view_of,
 )  # fmt: skip
 from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_final, exact_sum_merge, exact_sum_value
@@ -63,6 +64,8 @@ CHUNKS_PER_THREAD = 8
 # written whole need not be read first. Softmax of 1000 classes, one thread, a 32 MiB cache: 352 ns a row with and 349
 # without at 4 MB, 384 and 469 at 16 MB, 904 and 1743 at 64 MB.
 STREAM_BYTES = 1 << 24
+
+MANY_WEIGHTS = 1 << 17  # a megabyte: so many are looked at side by side
 
 _NO_LABELS = np.empty(0, np.int64)
 _NO_REALS = np.empty(0)
@@ -338,6 +341,13 @@ def hard_brier(probs, labels, s, sum_tol):
     return Call(chunk, probs, probs, options, probs.size, labels, s)
 
 
+def class_weights(labels, s, n_classes):
+    """Every row's weight, or 1 each, to the exact sum of its class: ``sums`` has one a class."""
+    numbers = labels.view(np.float64)[None, :, None]  # which are not read
+    elements = labels.size if labels.size >= 1024 * n_classes else 0  # a chunk has sums of its own
+    return Call(brier.class_weights, numbers, numbers, settings(n_classes), elements, labels, s)
+
+
 def label_standings(
     kind, z, labels, losses, ranks, confidences, has_ignore, ignore_index, normalize, temperature, sure_hit
 ):
@@ -508,22 +518,38 @@ def score_rows(*arguments):
     return score_call(*arguments[:-1]).run(arguments[-1])
 
 
-@compiled
-def _first_bad_weight(weights):
-    for start in range(0, weights.size, 1024):
-        stop = min(start + 1024, weights.size)
+@inline
+def _first_bad(weights, begin, end):
+    for start in range(begin, end, 1024):
+        stop = min(start + 1024, end)
         good = splat(0.0) == 0.0
         for i in range(start, stop - 7, 8):
             good = good & (load(pointer(weights, i), 0) >= 0.0) & (load(pointer(weights, i), 0) < np.inf)
-        for i in range(stop & -8 if not any_lane(~good) else start, stop):
+        for i in range(start + ((stop - start) & -8) if not any_lane(~good) else start, stop):
             if not 0.0 <= weights[i] < np.inf:
                 return i
     return -1
 
 
+@compiled
+def _first_bad_weight(weights):
+    return _first_bad(weights, 0, weights.size)
+
+
+@compiled
+def _bad_weights(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
+    """A chunk function that refuses bad weights, for any reason."""
+    bad = _first_bad(sample_weight, start, stop)
+    if bad >= 0:
+        refuse(report, bad, NOT_PROBABILITY)
+
+
 def first_bad_weight(weights):
     """Position of the first of float64[n] weights that is NaN, infinite or negative; or -1."""
-    return _code_of(_first_bad_weight, _REALS)(weights)
+    if weights.size < MANY_WEIGHTS:
+        return _code_of(_first_bad_weight, _REALS)(weights)
+    numbers = weights[None, :, None]
+    return Call(_bad_weights, numbers, numbers, settings(1), weights.size, s=weights).run()[0]
 
 
 @compiled

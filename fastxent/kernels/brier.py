@@ -20,13 +20,33 @@ from fastxent.kernels.blocks import (
 )
 from fastxent.kernels.exactsum import exact_sum_add
 from fastxent.kernels.figures import LABELS
+from fastxent.kernels.groups import FLUSH_ROWS, GROUP_TOP, add_units, fixed_bases, fixed_parts
 from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.memory import load, load_double, load_some_double, offset, pointer, scratch, store
 from fastxent.kernels.narrow import read_type
-from fastxent.kernels.probability_blocks import sums_at_fault
+from fastxent.kernels.probability_blocks import (
+    FEW_ROWS,
+    ONE_BITS,
+    ask_ahead,
+    mark_outside,
+    reads_eights,
+    sums_at_fault,
+)  # fmt: skip
 from fastxent.kernels.rows import lanes, two_sum
-from fastxent.kernels.simd import add_reduce, any_lane, first_lanes, fma, lane_numbers, maximum, minimum, select, splat
-from fastxent.kernels.tiles import ROWS, TILE_SIZE, fill_tiles, tile_row
+from fastxent.kernels.simd import (
+    add_reduce,
+    any_lane,
+    bits,
+    first_lanes,
+    fma,
+    lane_numbers,
+    maximum,
+    minimum,
+    select,
+    splat,
+)  # fmt: skip
+from fastxent.kernels.tiles import ROWS, TILE_CLASSES, TILE_SIZE, fill_tiles, tile_row
+from fastxent.kernels.transpose import four_of_eight
 
 
 @inline
@@ -90,9 +110,41 @@ def tile_distances(tile, n, label, values, masses):
         store(masses, h, select((lowest >= 0.0) & (most <= 1.0), mass, math.nan))
 
 
+@inline
+def _squared(v, mine, squares, mass, outside):
+    distance = select(mine, 1.0 - v, v)
+    return fma(distance, distance, squares), mass + v, outside | bits(v) | (ONE_BITS - bits(v))
+
+
+@inline
+def eight_distances(p, step, n, label, values, masses):
+    """The same, bit for bit, of eight rows in memory with adjacent classes, four or more."""
+    total, low, mass, outside = splat(0.0), splat(0.0), splat(0.0), splat(np.int64(0))
+    for j in range(0, n - 3, 4):
+        a, b, c, d = four_of_eight(offset(p, j), step)
+        squares, mass, outside = _squared(a, label == j, splat(0.0), mass, outside)
+        squares, mass, outside = _squared(b, label == j + 1, squares, mass, outside)
+        squares, mass, outside = _squared(c, label == j + 2, squares, mass, outside)
+        squares, mass, outside = _squared(d, label == j + 3, squares, mass, outside)
+        total, low = two_sum(total, low, squares)
+    if n % 4 > 0:
+        _, b, c, d = four_of_eight(offset(p, n - 4), step)
+        squares = splat(0.0)
+        if n % 4 > 2:
+            squares, mass, outside = _squared(b, label == n - 3, squares, mass, outside)
+        if n % 4 > 1:
+            squares, mass, outside = _squared(c, label == n - 2, squares, mass, outside)
+        squares, mass, outside = _squared(d, label == n - 1, squares, mass, outside)
+        total, low = two_sum(total, low, squares)
+    store(values, 0, total + low)
+    store(masses, 0, mass)
+    if any_lane(outside < 0):
+        mark_outside(p, step, n, masses)
+
+
 @compiled
 def brier_tiles(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
-    """The same for few classes, in tiles: a million rows of 10 of float64, two threads, in 2.8 ms; a read takes 1.5."""
+    """The same for few classes, in tiles."""
     view, n, sum_tol = first_view(integers), integers[N], reals[SUM_TOL]
     values = scratch(np.float64, 0, LABELS)
     masses = scratch(np.float64, 0, LABELS)
@@ -103,13 +155,21 @@ def brier_tiles(start, stop, like, t_like, integers, reals, labels, class_weight
     width = lanes(tile)
     i = start
     while i < stop:
-        m = block_rows(view, i, stop, n, n)
+        m = min(block_rows(view, i, stop, n, n), FEW_ROWS)
         bad = read_labels(labels, i, m, n, False, 0, label)
         if bad >= 0:
             return refuse(report, bad, LABEL)
         p = strided(view, like, i)
+        eights = reads_eights(view, n, m, width)
         for first in range(0, m, width):
             r = tile_row(tile, first, 0, m)
+            if eights:
+                row = offset(p, r * view[2])
+                ask_ahead(row, n)
+                for k in range(r, r + width, 8):
+                    own, v, masses_of = load(pointer(label, k), 0), pointer(values, k), pointer(masses, k)
+                    eight_distances(offset(p, k * view[2]), view[2], n, own, v, masses_of)
+                continue
             fill_tiles(tile, p, view[2], first, 1, m, n, view[3])
             tile_distances(tile, n, pointer(label, r), pointer(values, r), pointer(masses, r))
         if sums_at_fault(pointer(masses, 0), label, m, False, sum_tol):
@@ -121,8 +181,52 @@ def brier_tiles(start, stop, like, t_like, integers, reals, labels, class_weight
         i += m
 
 
+@inline
+def add_few(labels, weights, i, stop, units, parts, n, sums):
+    """Add the weights of rows i .. stop - 1, at most FLUSH_ROWS, or 1 for each: by units, as in groups.py.
+
+    Ten classes, one thread, in the cache: 1.9 ns a row, and 2.9 where every weight is added to its exact sum.
+    """
+    for k in range(n):
+        units[0, k] = units[1, k] = 0
+    if weights.size == 0:
+        for r in range(i, stop):
+            units[0, labels[r]] += 1
+        for k in range(n):
+            add_units(sums[k], units[0, k], 0)
+        return
+    bases, full = fixed_bases(GROUP_TOP), i + ((stop - i) & -8)
+    high, low = pointer(parts, 0), pointer(parts, 8)
+    for first in range(i, full, 8):
+        highs, lows, misfits = fixed_parts(load(pointer(weights, first), 0), bases)
+        if any_lane(misfits != 0):
+            for r in range(first, first + 8):
+                exact_sum_add(sums[labels[r]], weights[r])
+            continue
+        store(high, 0, highs)
+        store(low, 0, lows)
+        for r in range(8):
+            k = labels[first + r]
+            units[0, k] += high[r]
+            units[1, k] += low[r]
+    for k in range(n):
+        add_units(sums[k], units[0, k], GROUP_TOP - 51)
+        add_units(sums[k], units[1, k], GROUP_TOP - 103)
+    for r in range(full, stop):
+        exact_sum_add(sums[labels[r]], weights[r])
+
+
 @compiled
-def add_class_weights(labels, weights, sums):
-    """Add every row's weight to the exact sum of its class, int64[C, STATE_SIZE]. Labels must be in range."""
-    for i in range(labels.size):
-        exact_sum_add(sums[labels[i]], weights[i])
+def class_weights(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
+    """A chunk function: every row's weight, or 1, to the exact sum of its class, a row of ``sums``.
+
+    No matrix is read. Labels must be in range.
+    """
+    units, parts, n = scratch(np.int64, 2, TILE_CLASSES), scratch(np.int64, 0, 16), integers[N]
+    for i in range(start, stop, FLUSH_ROWS):
+        end = min(i + FLUSH_ROWS, stop)
+        if n <= TILE_CLASSES:
+            add_few(labels, sample_weight, i, end, units, parts, n, sums)
+        else:
+            for r in range(i, end):
+                exact_sum_add(sums[labels[r]], sample_weight[r] if sample_weight.size > 0 else 1.0)

@@ -44,7 +44,13 @@ from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.memory import load, offset, pointer, prefetch_second_level, scratch
 from fastxent.kernels.narrow import read_type
 from fastxent.kernels.probabilities import probability_sum, soft_log_loss, soft_nll
-from fastxent.kernels.probability_blocks import label_losses, row_probabilities, sums_at_fault, tile_probabilities
+from fastxent.kernels.probability_blocks import (
+    FEW_ROWS,
+    label_losses,
+    row_probabilities,
+    sums_at_fault,
+    tile_probabilities,
+)  # fmt: skip
 from fastxent.kernels.simd import any_lane, splat
 from fastxent.kernels.soft import smoothed_figures, soft_figures
 from fastxent.kernels.tiles import ROWS, TILE_CLASSES, TILE_SIZE
@@ -247,7 +253,7 @@ def _hard_log_losses(figures_of, few, start, stop, like, call, work, memory, out
     eps, normalize, sum_tol = reals[EPS], integers[FLAG] != 0, reals[SUM_TOL]
     i = start
     while i < stop:
-        m = block_rows(view, i, stop, n, few)
+        m = min(block_rows(view, i, stop, n, few), FEW_ROWS if few > 0 else ROWS)
         bad = read_labels(labels, i, m, n, integers[HAS_IGNORE] != 0, integers[IGNORE], label)
         if bad >= 0:
             return refuse(report, bad, LABEL)

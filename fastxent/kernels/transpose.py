@@ -15,6 +15,7 @@ from fastxent.kernels.simd import Vector, call_llvm, is_float32, llvm_type, shuf
 __all__ = [
     "adjacent_to_vectors",
     "as_double",
+    "four_of_eight",
     "four_of_rows",
     "max_across",
     "permute",
@@ -130,6 +131,22 @@ def four_of_rows(typingctx, source, step):
         rows, vectors = _rows(builder, *args, kind.lanes * halves), []
         for half in range(halves):
             vectors += _pieces(context, builder, source, kind.lanes, rows[half * kind.lanes :])
+        return context.make_tuple(builder, result, vectors)
+
+    return result(source, types.int64), build
+
+
+@intrinsic
+def four_of_eight(typingctx, source, step):
+    """Four elements of each of eight rows, ``step`` apart, as four vectors of float64: one an element."""
+    kind = memory_kind(source, 8)
+    wide = kind.of(types.float64)
+    result = types.UniTuple(wide, PIECE)
+
+    def build(context, builder, sig, args):
+        vectors = _pieces(context, builder, source, kind.lanes, _rows(builder, *args, kind.lanes))
+        if kind != wide:
+            vectors = [builder.fpext(vector, llvm_type(wide)) for vector in vectors]
         return context.make_tuple(builder, result, vectors)
 
     return result(source, types.int64), build
