@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import typeof, types
 
-from fastxent.kernels import brier, cards, chunks, distributions, elementary, focal, softmax_groups, standings
+from fastxent.kernels import brier, cards, chunks, distributions, elementary, focal, softmax_groups, standings, weighing
 from fastxent.kernels import temperature as tempering
 from fastxent.kernels.blocks import (  # noqa: F401  (the reasons are this module's, to its callers)
     CARD,
@@ -44,15 +44,13 @@ from fastxent.kernels.blocks import (  # noqa: F401  (the reasons are this modul
     TARGET_SUM,
     TYPES,
     N,
-    refuse,
     view_of,
 )  # fmt: skip
 from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_final, exact_sum_merge, exact_sum_value
 from fastxent.kernels.jit import call_chunk, compiled, inline, parallel, prange
-from fastxent.kernels.memory import load, pointer, scratch
+from fastxent.kernels.memory import scratch
 from fastxent.kernels.narrow import rounded, widened
 from fastxent.kernels.probabilities import LOG_PROBS, LOGITS, PROBS  # noqa: F401
-from fastxent.kernels.simd import any_lane, splat
 from fastxent.kernels.tiles import TILE_CLASSES
 from fastxent.threads import team
 
@@ -345,7 +343,7 @@ def class_weights(labels, s, n_classes):
     """Every row's weight, or 1 each, to the exact sum of its class: ``sums`` has one a class."""
     numbers = labels.view(np.float64)[None, :, None]  # which are not read
     elements = labels.size if labels.size >= 1024 * n_classes else 0  # a chunk has sums of its own
-    return Call(brier.class_weights, numbers, numbers, settings(n_classes), elements, labels, s)
+    return Call(weighing.class_weights, numbers, numbers, settings(n_classes), elements, labels, s)
 
 
 def label_standings(
@@ -518,38 +516,12 @@ def score_rows(*arguments):
     return score_call(*arguments[:-1]).run(arguments[-1])
 
 
-@inline
-def _first_bad(weights, begin, end):
-    for start in range(begin, end, 1024):
-        stop = min(start + 1024, end)
-        good = splat(0.0) == 0.0
-        for i in range(start, stop - 7, 8):
-            good = good & (load(pointer(weights, i), 0) >= 0.0) & (load(pointer(weights, i), 0) < np.inf)
-        for i in range(start + ((stop - start) & -8) if not any_lane(~good) else start, stop):
-            if not 0.0 <= weights[i] < np.inf:
-                return i
-    return -1
-
-
-@compiled
-def _first_bad_weight(weights):
-    return _first_bad(weights, 0, weights.size)
-
-
-@compiled
-def _bad_weights(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
-    """A chunk function that refuses bad weights, for any reason."""
-    bad = _first_bad(sample_weight, start, stop)
-    if bad >= 0:
-        refuse(report, bad, NOT_PROBABILITY)
-
-
 def first_bad_weight(weights):
     """Position of the first of float64[n] weights that is NaN, infinite or negative; or -1."""
     if weights.size < MANY_WEIGHTS:
-        return _code_of(_first_bad_weight, _REALS)(weights)
+        return _code_of(weighing.first_bad, _REALS)(weights)
     numbers = weights[None, :, None]
-    return Call(_bad_weights, numbers, numbers, settings(1), weights.size, s=weights).run()[0]
+    return Call(weighing.refuse_bad, numbers, numbers, settings(1), weights.size, s=weights).run()[0]
 
 
 @compiled

@@ -1,4 +1,4 @@
-"""Brier scores of probabilities with class indices, and the exact weight of every class."""
+"""Brier scores of probabilities with class indices."""
 
 import math
 
@@ -18,9 +18,7 @@ from fastxent.kernels.blocks import (
     strided,
     sum_fault,
 )
-from fastxent.kernels.exactsum import exact_sum_add
 from fastxent.kernels.figures import LABELS
-from fastxent.kernels.groups import FLUSH_ROWS, GROUP_TOP, add_units, fixed_bases, fixed_parts
 from fastxent.kernels.jit import compiled, inline
 from fastxent.kernels.memory import load, load_double, load_some_double, offset, pointer, scratch, store
 from fastxent.kernels.narrow import read_type
@@ -45,7 +43,7 @@ from fastxent.kernels.simd import (
     select,
     splat,
 )  # fmt: skip
-from fastxent.kernels.tiles import ROWS, TILE_CLASSES, TILE_SIZE, fill_tiles, tile_row
+from fastxent.kernels.tiles import ROWS, TILE_SIZE, fill_tiles, tile_row
 from fastxent.kernels.transpose import four_of_eight
 
 
@@ -179,54 +177,3 @@ def brier_tiles(start, stop, like, t_like, integers, reals, labels, class_weight
                     return refuse(report, i + r, reason)
         settle_labels(values, label, m, i, class_weight, sample_weight, True, factors, out, sums)
         i += m
-
-
-@inline
-def add_few(labels, weights, i, stop, units, parts, n, sums):
-    """Add the weights of rows i .. stop - 1, at most FLUSH_ROWS, or 1 for each: by units, as in groups.py.
-
-    Ten classes, one thread, in the cache: 1.9 ns a row, and 2.9 where every weight is added to its exact sum.
-    """
-    for k in range(n):
-        units[0, k] = units[1, k] = 0
-    if weights.size == 0:
-        for r in range(i, stop):
-            units[0, labels[r]] += 1
-        for k in range(n):
-            add_units(sums[k], units[0, k], 0)
-        return
-    bases, full = fixed_bases(GROUP_TOP), i + ((stop - i) & -8)
-    high, low = pointer(parts, 0), pointer(parts, 8)
-    for first in range(i, full, 8):
-        highs, lows, misfits = fixed_parts(load(pointer(weights, first), 0), bases)
-        if any_lane(misfits != 0):
-            for r in range(first, first + 8):
-                exact_sum_add(sums[labels[r]], weights[r])
-            continue
-        store(high, 0, highs)
-        store(low, 0, lows)
-        for r in range(8):
-            k = labels[first + r]
-            units[0, k] += high[r]
-            units[1, k] += low[r]
-    for k in range(n):
-        add_units(sums[k], units[0, k], GROUP_TOP - 51)
-        add_units(sums[k], units[1, k], GROUP_TOP - 103)
-    for r in range(full, stop):
-        exact_sum_add(sums[labels[r]], weights[r])
-
-
-@compiled
-def class_weights(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
-    """A chunk function: every row's weight, or 1, to the exact sum of its class, a row of ``sums``.
-
-    No matrix is read. Labels must be in range.
-    """
-    units, parts, n = scratch(np.int64, 2, TILE_CLASSES), scratch(np.int64, 0, 16), integers[N]
-    for i in range(start, stop, FLUSH_ROWS):
-        end = min(i + FLUSH_ROWS, stop)
-        if n <= TILE_CLASSES:
-            add_few(labels, sample_weight, i, end, units, parts, n, sums)
-        else:
-            for r in range(i, end):
-                exact_sum_add(sums[labels[r]], sample_weight[r] if sample_weight.size > 0 else 1.0)
