@@ -8,6 +8,8 @@ import csv
 import io
 import lzma
 import re
+import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,10 +17,31 @@ from typing import Any
 from fastxent.files import base
 from fastxent.files.base import Block, TableFile, pyarrow_for
 from fastxent.files.columns import block_of
-from fastxent.files.source import open_source
+from fastxent.files.source import Buffers, open_source
 
 _COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".xz": "xz"}
 _DAMAGE = (OSError, EOFError, lzma.LZMAError)
+_MOST_BLOCKS, _PATIENCE_S = 4, 0.2
+
+
+class _Bounded:
+    """A text of which no more than some blocks are read before Arrow has split them into cells: its queue takes 32."""
+
+    closed = False
+
+    def __init__(self, text: Any) -> None:
+        self._text, self._buffers, self._room = text, Buffers(), threading.Semaphore(_MOST_BLOCKS)
+
+    def read(self, size: int) -> Any:
+        """So many bytes."""
+        self._room.acquire(timeout=_PATIENCE_S)  # should Arrow need more blocks than that to go on, it gets them
+        memory = self._buffers.take(size)
+        block = memory[: self._text.readinto(memory.data)]
+        weakref.finalize(block, self._room.release).atexit = False
+        return block
+
+    def close(self) -> None:
+        """Leave the text to whoever opened it."""
 
 
 class Csv(TableFile):
@@ -108,7 +131,7 @@ class Csv(TableFile):
         types |= {name: one if len(target) == 1 else pa.float64() for name in target}
         with self._text() as text:
             yield from pyarrow.csv.open_csv(
-                text,
+                pa.PythonFile(_Bounded(text), "r"),
                 read_options=pyarrow.csv.ReadOptions(
                     block_size=base.BLOCK_BYTES // base.TABLE_SHARE, use_threads=threads, skip_rows_after_names=skip
                 ),

@@ -3,7 +3,7 @@
 import weakref
 from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import accumulate, count
+from itertools import accumulate, count, pairwise
 from typing import Any
 
 from fastxent.files import base
@@ -72,9 +72,11 @@ class Ipc(TableFile):
             with told_by(self.path, "Arrow file"):
                 batch.validate(full=True)  # a hostile file's offsets stay inside it
             bytes_a_row = max(1, batch.nbytes // max(1, batch.num_rows))
-            rows = max(1, base.BLOCK_BYTES // base.TABLE_SHARE // bytes_a_row)
-            for at in range(max(0, start - row), batch.num_rows, rows):
-                yield block_of(batch[at : at + rows], fields, self.path, row + at)
+            low, most = max(0, start - row), max(1, base.BLOCK_BYTES // base.TABLE_SHARE // bytes_a_row)
+            n, k = batch.num_rows - low, -(-(batch.num_rows - low) // most)
+            cuts = [low + n * i // k for i in range(k + 1)]  # even: a small rest would be kept, and all of the batch
+            for at, end in pairwise(cuts):
+                yield block_of(batch[at:end], fields, self.path, row + at)
             del batch  # before the next one is read
 
     def _reader(self, columns: list[int]) -> Any:

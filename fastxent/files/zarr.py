@@ -68,11 +68,33 @@ def _checked(store: Any, folder: Folder) -> Any:
     return Checked(store)
 
 
+def _prototype() -> Any:
+    """How zarr takes memory: a chunk that is the whole box is that, not copied into it."""
+    from zarr.core.buffer import BufferPrototype
+    from zarr.core.buffer.cpu import Buffer, NDBuffer
+
+    class Taking(NDBuffer):
+        @classmethod
+        def empty(cls, shape: Any, dtype: Any, order: Any = "C") -> Any:
+            return cls(np.broadcast_to(np.empty((), dtype), shape))  # no memory yet
+
+        def __setitem__(self, key: Any, value: Any) -> None:
+            if isinstance(value, NDBuffer) and value.shape == self.shape and value.dtype == self.dtype:
+                self._data = value._data
+                return
+            if not self._data.flags.writeable:
+                self._data = np.empty(self.shape, self.dtype)
+            super().__setitem__(key, value)
+
+    return BufferPrototype(buffer=Buffer, nd_buffer=Taking)
+
+
 class ZarrArray:
     """An array of a store, read box by box."""
 
     def __init__(self, array: Any, label: str, n_files: int) -> None:
         self._array, self._label = array, label
+        self._prototype = _prototype() if array.shards is None else None  # shards take zarr's own alone
         self.shape: tuple[int, ...] = array.shape
         self.dtype: np.dtype = np.dtype(array.dtype)
         self.grain: tuple[int, ...] = array.shards or array.chunks
@@ -91,4 +113,5 @@ class ZarrArray:
     def read(self, box: Box) -> np.ndarray:
         """The entries of a box."""
         with told_by(self._label, "zarr array"):
-            return np.asarray(self._array[tuple(slice(*ends) for ends in box)])
+            slices = tuple(slice(*ends) for ends in box)
+            return np.asarray(self._array.get_basic_selection(slices, prototype=self._prototype))
