@@ -74,6 +74,8 @@ def _prototype() -> Any:
     from zarr.core.buffer.cpu import Buffer, NDBuffer
 
     class Taking(NDBuffer):
+        _data: Any
+
         @classmethod
         def empty(cls, shape: Any, dtype: Any, order: Any = "C") -> Any:
             return cls(np.broadcast_to(np.empty((), dtype), shape))  # no memory yet
