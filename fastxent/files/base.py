@@ -54,6 +54,7 @@ class ArrayFile(ABC):
     source: Source
     names: list[str]
     at_once = False  # whether several readers of it at once are quicker than one
+    can_map = False  # whether a block may be the file's own pages, which are dearer to begin with than to read on
 
     @property
     def path(self) -> str:

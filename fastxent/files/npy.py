@@ -13,7 +13,7 @@ from fastxent.files.stored import StoredArray, Stretch
 class Npy(ArrayFile):
     """A .npy file: one array, without a name."""
 
-    at_once = True
+    at_once = can_map = True
 
     def __init__(self, path: str) -> None:
         self.source, self.names = open_source(path), []

@@ -45,8 +45,11 @@ class Rows(ABC):
     _kept: Block | None = None  # read and not yet taken
 
     @abstractmethod
-    def blocks(self, start: int, stop: int | None) -> Iterator[Block]:
-        """Yield rows in blocks of bounded size: predictions (..., classes), the rest (rows,) or (rows, classes)."""
+    def blocks(self, start: int, stop: int | None, large: bool = False) -> Iterator[Block]:
+        """Yield rows in blocks of bounded size: predictions (..., classes), the rest (rows,) or (rows, classes).
+
+        ``large``: of twice the size, where they may be the file's own pages.
+        """
 
     @abstractmethod
     def fraction(self) -> float:
@@ -151,10 +154,11 @@ class ArrayRows(Rows):
         self.n_rows = self._total = math.prod(lead)
         self._at = 0
 
-    def blocks(self, start: int, stop: int | None) -> Iterator[Block]:
+    def blocks(self, start: int, stop: int | None, large: bool = False) -> Iterator[Block]:
         at, end = start, self._total if stop is None else stop
         itemsize = self._arrays["predictions" if "predictions" in self._arrays else "target"].dtype.itemsize
-        rows = max(1, base.BLOCK_BYTES // max(1, (self.n_classes or 1) * itemsize))
+        n_bytes = base.BLOCK_BYTES << (large and self._file.can_map)
+        rows = max(1, n_bytes // max(1, (self.n_classes or 1) * itemsize))
         while at < end:
             block: Block = {}
             n = min(rows, end - at)
@@ -263,7 +267,7 @@ class TableRows(Rows):
         self._file, self._fields = file, fields
         self.n_bytes, self.at_once = file.source.size, file.at_once and not is_remote(file.path)
 
-    def blocks(self, start: int, stop: int | None) -> Iterator[Block]:
+    def blocks(self, start: int, stop: int | None, large: bool = False) -> Iterator[Block]:
         return _gathered(self._between(start, stop))
 
     def _between(self, start: int, stop: int | None) -> Iterator[Block]:

@@ -34,7 +34,7 @@ _LONGEST_HEADER = 100_000_000  # the format's own limit
 class Safetensors(ArrayFile):
     """A .safetensors file: tensors by name."""
 
-    at_once = True
+    at_once = can_map = True
 
     def __init__(self, path: str) -> None:
         self.source = open_source(path)

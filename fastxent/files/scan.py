@@ -116,9 +116,9 @@ class Scan:
         """Yield the chunks, read ahead in a thread; predictions come with the class axis last."""
         return self._counted(read_ahead(self._chunks()))
 
-    def here(self) -> Iterator[Chunk]:
-        """Yield the chunks, each read in this thread when it is asked for."""
-        return self._counted(self._chunks())
+    def here(self, large: bool = False) -> Iterator[Chunk]:
+        """Yield the chunks, each read in this thread when it is asked for; large ones as in `Rows.blocks`."""
+        return self._counted(self._chunks(large))
 
     def _counted(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         for chunk in chunks:
@@ -127,11 +127,11 @@ class Scan:
             yield chunk
             del chunk  # so that its memory is used again
 
-    def _chunks(self) -> Generator[Chunk, None, None]:
+    def _chunks(self, large: bool = False) -> Generator[Chunk, None, None]:
         at = self._start
         for model in self._models:
             model.begin(self._start, self._stop)
-        for block in self._lead.blocks(self._start, self._stop):
+        for block in self._lead.blocks(self._start, self._stop, large):
             rows = math.prod(block["predictions"].shape[:-1])
             if self._other is not None:
                 block |= self._other.take(at, rows)

@@ -28,7 +28,7 @@ class ShardRows(Rows):
         self._lengths, self._starts = lengths, list(accumulate(known, initial=0))
         self._done = 0.0
 
-    def blocks(self, start: int, stop: int | None) -> Iterator[Block]:
+    def blocks(self, start: int, stop: int | None, large: bool = False) -> Iterator[Block]:
         at, width = 0, self.n_classes  # the row that the shard begins with
         for k, (path, rows) in enumerate(zip(self._paths, self._lengths)):
             if stop is not None and at >= stop:
@@ -41,7 +41,8 @@ class ShardRows(Rows):
                 raise changed(path)
             low = max(0, start - begin) if rows is not None else 0
             at += low
-            for block in shard.blocks(low, None if stop is None or rows is None else min(rows, stop - begin)):
+            end = None if stop is None or rows is None else min(rows, stop - begin)
+            for block in shard.blocks(low, end, large):
                 block, at = _between(block, at, start, stop), at + length(block)
                 if length(block):
                     classes = block["predictions"].shape[-1] if "predictions" in block else width

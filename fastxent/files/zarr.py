@@ -78,7 +78,8 @@ def _prototype() -> Any:
 
         @classmethod
         def empty(cls, shape: Any, dtype: Any, order: Any = "C") -> Any:
-            return cls(np.broadcast_to(np.empty((), dtype), shape))  # no memory yet
+            nothing: Any = np.broadcast_to(np.empty((), dtype), shape)  # no memory yet
+            return cls(nothing)
 
         def __setitem__(self, key: Any, value: Any) -> None:
             if isinstance(value, NDBuffer) and value.shape == self.shape and value.dtype == self.dtype:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SOURCE_ROWS = 1024
 MOST_READERS = 4  # each has a block of rows in memory, which stays under 300 MB in all, and its share of the threads
+FEW_READERS = 2  # each of whom may have a large block
 READER_BYTES = 1 << 27  # about as much in a reader's range: beginning one costs little beside it
 TOLD_EVERY_S = 0.1
 _MALLOC = {-8: 1, -3: 1 << 25, -1: 1 << 28}  # M_ARENA_MAX, M_MMAP_THRESHOLD (its limit), M_TRIM_THRESHOLD
@@ -186,7 +187,12 @@ def _at_once(job: Job, scan: Scan, readers: int, tell: Progress) -> "Scorer":
     from fastxent.scoring.scorer import Scorer
 
     scorers = [Scorer(n_classes=scan.n_classes, **job.options) for _ in range(readers)]
-    read_at_once(scan, job.scan, lambda own, scorer: _added(job, own, scorer, own.here()), scorers, "scoring", tell)
+    large = readers <= FEW_READERS
+
+    def added(own: Scan, scorer: "Scorer") -> Iterator[None]:
+        return _added(job, own, scorer, own.here(large))
+
+    read_at_once(scan, job.scan, added, scorers, "scoring", tell)
     whole, *others = scorers
     for scorer in others:
         whole.merge(scorer)
