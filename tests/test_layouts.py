@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+from rows import families
 
 import fastxent as fx
 from fastxent.kernels import batch
@@ -161,6 +162,25 @@ def test_images_give_the_same_bits(name, shape, monkeypatch):
         monkeypatch.setattr("fastxent.slices.SLICE_BYTES", limit)
         result, expected = call(images, labels, weights, 1), call(z, labels, weights, -1)
         same_bits(np.moveaxis(result, 1, -1) if name.endswith("softmax") else result, expected)
+
+
+@pytest.mark.parametrize("classes", [(1, 2, 3, 7, 64), (66, 100, 1000)], ids=["few", "many"])
+@pytest.mark.parametrize("dtype", ["float32", *(pytest.param(x, marks=pytest.mark.slow) for x in ("float16", "float64"))])
+def test_rows_side_by_side_give_the_same_bits(dtype, classes):
+    """As many as it takes for them to be read so, of every kind; and images of fewer rows than a vector has lanes."""
+    for c in classes:
+        rng = np.random.default_rng(c)
+        kinds = list(families(c, np.float64 if dtype == "float64" else np.float32, rng).values())
+        with np.errstate(over="ignore"):
+            kinds = np.concatenate([kinds, np.full((2, c), [[np.nan], [np.inf]])]).astype(dtype)
+        rows = (3 * rng.standard_normal((3 * 63 * (batch.SERIAL_ELEMENTS // 189 // c + 1), c))).astype(dtype)
+        rows[-len(kinds) :] = kinds
+        labels = rng.integers(-1, c, len(rows))
+        expected = fx.cross_entropy(rows, labels, ignore_index=-1, reduction="none")
+        for shape in (1, len(rows)), (3, len(rows) // 3), (len(rows) // 63, 7, 9), (len(rows) // 9, 1, 9):
+            images = np.moveaxis(rows.reshape(*shape, c), -1, 1).copy()
+            result = fx.cross_entropy(images, labels.reshape(shape), ignore_index=-1, axis=1, reduction="none")
+            same_bits(result.ravel(), expected)
 
 
 @pytest.mark.parametrize("limits", [(1 << 28, 1 << 24), (1000, 1 << 24), (1 << 28, 400), (900, 500), (1, 1)], ids=str)

@@ -14,8 +14,10 @@ from fastxent.kernels.finish import losses_of
 from fastxent.kernels.flat import flat_figures, label_places
 from fastxent.kernels.jit import inline
 from fastxent.kernels.memory import load_integers, offset, pointer, scratch, store_double
+from fastxent.kernels.narrow import read_type
 from fastxent.kernels.row_groups import REFERENCE, group_exp_sums, group_terms
 from fastxent.kernels.rows import exp_sum_over, lanes, largest, moments, near_one, too_small
+from fastxent.kernels.side_by_side import few_classes, many_classes
 from fastxent.kernels.simd import fill
 from fastxent.kernels.tiles import PAIR_CLASSES, ROWS, TILES, add_tops, fill_tiles, tile_exp_sum, tile_pair, tile_row
 
@@ -31,9 +33,16 @@ def tile_figures(view, like, n, i, m, label, scale, scale_low, figures, tile):
 
 @inline
 def few_figures(view, like, n, i, m, label, scale, scale_low, figures, tile):
-    """Figures that give the same losses, sooner where rows lie one after the other; what is in the tile is anything."""
+    """Figures that give the same losses, sooner where rows lie one after the other or side by side.
+
+    What is in the tile then is anything.
+    """
     pair, flat = n <= PAIR_CLASSES, is_flat(view, n, scale)
-    places = scratch(np.int64, 0, ROWS)
+    places, sums = scratch(np.int64, 0, ROWS), scratch(np.float64, 0, 512)
+    if n > 1 and scale == 1.0 and view[2] == 1 and view[3] != 1 and m >= lanes(pointer(tile, 0)):
+        p, f, y = strided(view, like, i), pointer(figures, 0), pointer(label, 0)
+        if few_classes(p, view[3], m, n, y, f, pointer(sums, 0)):
+            return
     _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, pair, flat, places)
 
 
@@ -126,6 +135,26 @@ def row_figures_and_terms(
         for r in range(m):
             if _row_alone(offset(p, r * step), n, label[r], scale, scale_low, figures, r):
                 figures[REFERENCE, r] = math.nan
+
+
+@inline
+def row_figures_side_by_side(view, like, n, i, m, label, scale, scale_low, figures, memory):
+    """row_figures for rows that are side by side. There is room for a vector of them in ``memory``."""
+    sums = scratch(np.float64, 0, 2560)
+    work = scratch(read_type(like), 7, ROWS)
+    p, step, some = strided(view, like, i), view[3], m
+    width, room = lanes(p), pointer(memory, 0)
+    if m < width:
+        for j in range(n):
+            for r in range(width):
+                room[j * width + r] = p[j * step + min(r, m - 1)]
+        p, step, some = room, width, width
+    if not many_classes(p, step, some, n, pointer(label, 0), pointer(figures, 0), pointer(work, 0), pointer(sums, 0)):
+        p, step = strided(view, like, i), view[3]
+        for r in range(m):
+            for j in range(n):
+                room[j] = p[j * step + r]
+            _row_alone(room, n, label[r], scale, scale_low, figures, r)
 
 
 @inline
