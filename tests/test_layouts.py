@@ -165,7 +165,9 @@ def test_images_give_the_same_bits(name, shape, monkeypatch):
 
 
 @pytest.mark.parametrize("classes", [(1, 2, 3, 7, 64), (66, 100, 1000)], ids=["few", "many"])
-@pytest.mark.parametrize("dtype", ["float32", *(pytest.param(x, marks=pytest.mark.slow) for x in ("float16", "float64"))])
+@pytest.mark.parametrize(
+    "dtype", ["float32", *(pytest.param(x, marks=pytest.mark.slow) for x in ("float16", "float64"))]
+)
 def test_rows_side_by_side_give_the_same_bits(dtype, classes):
     """As many as it takes for them to be read so, of every kind; and images of fewer rows than a vector has lanes."""
     for c in classes:
