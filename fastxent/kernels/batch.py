@@ -51,7 +51,7 @@ from fastxent.kernels.jit import call_chunk, compiled, inline, parallel, prange
 from fastxent.kernels.memory import scratch
 from fastxent.kernels.narrow import rounded, widened
 from fastxent.kernels.probabilities import LOG_PROBS, LOGITS, PROBS  # noqa: F401
-from fastxent.kernels.side_by_side import MOST_CLASSES
+from fastxent.kernels.side_by_side import are_side_by_side
 from fastxent.kernels.tiles import TILE_CLASSES
 from fastxent.threads import team
 
@@ -296,16 +296,11 @@ def hard_cross_entropy(z, labels, s, class_weight, has_ignore, ignore_index, lab
         chunk = chunks.smoothed_cross_entropy
     elif n <= TILE_CLASSES:
         chunk = chunks.hard_cross_entropy_tiles
-    elif temperature == 1.0 and _side_by_side(z):
+    elif temperature == 1.0 and z.size >= SERIAL_ELEMENTS and are_side_by_side(z):  # enough to compile it for
         chunk = chunks.hard_cross_entropy_side_by_side
     else:
         chunk = chunks.hard_cross_entropy
     return Call(chunk, z, z, options, z.size, labels, s, class_weight)
-
-
-def _side_by_side(z: np.ndarray) -> bool:
-    """Whether rows are neighbours in memory and their classes apart, and enough of them to compile kernels for."""
-    return z.strides[1] == z.itemsize != z.strides[2] and z.shape[2] <= MOST_CLASSES and z.size >= SERIAL_ELEMENTS
 
 
 def soft_cross_entropy(z, target, s, class_weight, label_smoothing, temperature):

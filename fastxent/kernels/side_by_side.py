@@ -45,6 +45,11 @@ levels = by_type(4, 3)  # of the tree of as many partial sums as a vector has la
 SUMS = 5 * 2 * ROWS
 
 
+def are_side_by_side(z):
+    """Whether the rows of an array (outer, inner, C) are, for many classes."""
+    return z.strides[1] == z.itemsize != z.strides[2] and z.shape[2] <= MOST_CLASSES
+
+
 # --- few classes ------------------------------------------------------------------------------------------------------
 
 
