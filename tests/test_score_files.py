@@ -101,11 +101,11 @@ def test_several_readers_tell_of_the_first_offending_row(readers):
 def test_several_readers_read_one_version_of_a_file(readers, monkeypatch):
     job, scans = Job("x.npy", "y.npy"), []
 
-    def changes(scan):
+    def changes(scan, large=False):
         scans.append(scan)
         if len(scans) == 4:
             os.utime("x.npy", ns=(0, 0))
-        return Scan.here(scan)
+        return Scan.here(scan, large)
 
     class Changing(Scan):
         here = changes
