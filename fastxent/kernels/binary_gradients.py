@@ -6,6 +6,7 @@ nothing to cancel. The others, and all with a weight of the positive class, are 
 
 import math
 
+import numpy as np
 from numba.extending import overload
 
 from fastxent.kernels import elementary
@@ -30,19 +31,19 @@ def binary_gradient(z, t, pos_weight):
     return select(size == size, gradient, math.nan), select(size == size, hessian, math.nan)
 
 
-def narrow_gradients(p, t, weights, h_weights, made, h_made, m, wants_hessian):
+def narrow_gradients(p, t, weights, h_weights, least, made, h_made, m, wants_hessian):
     """Derivatives of m float32 logits with float32 targets, times float64 weights, to ``made`` and ``h_made``.
 
-    False for other types.
+    Second derivatives below ``least`` become that. False for other types.
     """
 
 
 @overload(narrow_gradients, jit_options=INLINE)
-def _narrow_gradients(p, t, weights, h_weights, made, h_made, m, wants_hessian):
+def _narrow_gradients(p, t, weights, h_weights, least, made, h_made, m, wants_hessian):
     if not (is_float32(p) and is_float32(t)):
-        return lambda p, t, weights, h_weights, made, h_made, m, wants_hessian: False
+        return lambda p, t, weights, h_weights, least, made, h_made, m, wants_hessian: False
 
-    def gradients(p, t, weights, h_weights, made, h_made, m, wants_hessian):
+    def gradients(p, t, weights, h_weights, least, made, h_made, m, wants_hessian):
         for r in range(0, m, 16):
             z, target = load(p, r), load(t, r)
             size, weight = absolute(z), columns(z, weights, r)
@@ -66,7 +67,7 @@ def _narrow_gradients(p, t, weights, h_weights, made, h_made, m, wants_hessian):
                 bend = select(served, bend, load(h_made, r))
             store(made, r, result)
             if wants_hessian:
-                store(h_made, r, bend)
+                store(h_made, r, select(bend < np.float32(least), np.float32(least), bend))
         return True
 
     return gradients

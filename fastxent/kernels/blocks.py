@@ -27,7 +27,8 @@ DISTRIBUTION_TOL = 1e-3  # how far from 1 a distribution may sum, where no optio
 N, HAS_IGNORE, IGNORE, FLAG, KIND, CARD = range(10, 16)
 GRADIENT, HESSIAN, ROW_SCALES = CARD, CARD + 5, CARD + 10
 N_INTEGERS = ROW_SCALES + 1
-SCALE, SCALE_LOW, KEEP, SPREAD, EPS, SUM_TOL, POS_WEIGHT, GRADIENT_SCALE, HESSIAN_SCALE, GAMMA, N_REALS = range(11)
+SCALE, SCALE_LOW, KEEP, SPREAD, EPS, SUM_TOL, POS_WEIGHT, GRADIENT_SCALE, HESSIAN_SCALE, GAMMA = range(10)
+LEAST_HESSIAN, N_REALS = 10, 11
 
 # Rows whose classes are apart are copied together, about so many elements at a time, and no fewer rows than make up a
 # cache line of float32.

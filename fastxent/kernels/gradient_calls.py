@@ -4,6 +4,7 @@
 what each row's derivatives are multiplied with, or empty. A call's ``scale`` multiplies all of them.
 """
 
+import math
 import threading
 
 import numpy as np
@@ -17,6 +18,7 @@ from fastxent.kernels.blocks import (
     HESSIAN,
     HESSIAN_SCALE,
     KIND,
+    LEAST_HESSIAN,
     ROW_SCALES,
     view_of,
 )  # fmt: skip
@@ -86,13 +88,13 @@ def soft_gradient(z, target, s, gradient, hessian, scale, row_scales, class_weig
     return _Runner(chunk, z, target, options, data, gradient, hessian, scale / temperature, temperature, row_scales)
 
 
-def binary_gradient(z, target, s, gradient, hessian, scale, row_scales, pos_weight):
+def binary_gradient(z, target, s, gradient, hessian, scale, row_scales, pos_weight, least_hessian=-math.inf):
     """Binary cross-entropy of logits, both arguments one number a row."""
     options = settings(1, pos_weight=pos_weight)
-    data = _NO_LABELS, s, _NO_REALS
-    return _Runner(
-        gradient_chunks.binary_gradients, z, target, options, data, gradient, hessian, scale, 1.0, row_scales
-    )
+    data, chunk = (_NO_LABELS, s, _NO_REALS), gradient_chunks.binary_gradients
+    runner = _Runner(chunk, z, target, options, data, gradient, hessian, scale, 1.0, row_scales)
+    runner.call.reals[LEAST_HESSIAN] = least_hessian
+    return runner
 
 
 def label_weights(z, labels, s, class_weight, has_ignore, ignore_index):

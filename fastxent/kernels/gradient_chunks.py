@@ -19,6 +19,7 @@ from fastxent.kernels.blocks import (
     KEEP,
     KIND,
     LABEL,
+    LEAST_HESSIAN,
     NOT_PROBABILITY,
     POS_WEIGHT,
     ROW_SCALES,
@@ -69,7 +70,7 @@ from fastxent.kernels.memory import (
 from fastxent.kernels.narrow import read_type
 from fastxent.kernels.row_groups import no_notes, note_nothing, nothing
 from fastxent.kernels.rows import lanes
-from fastxent.kernels.simd import fill, first_lanes, splat
+from fastxent.kernels.simd import fill, first_lanes, select, splat
 from fastxent.kernels.soft import smoothed_figures, soft_figures
 from fastxent.kernels.softmax import write_row
 from fastxent.kernels.tiles import ROWS, TILE_CLASSES, TILE_SIZE, TILES, tile_row
@@ -391,10 +392,11 @@ def label_weights(start, stop, like, t_like, integers, reals, labels, class_weig
 def binary_gradients(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
-    """One logit a row, the target a probability."""
+    """One logit a row, the target a probability. Without room for losses or their sum these are not computed."""
     view, t_view = first_view(integers), second_view(integers)
     o_view, h_view = view_at(integers, GRADIENT), view_at(integers, HESSIAN)
-    wants_hessian, streaming, pos_weight = integers[KIND] != 0, integers[FLAG] != 0, reals[POS_WEIGHT]
+    wants_hessian, streaming = integers[KIND] != 0, integers[FLAG] != 0
+    pos_weight, least = reals[POS_WEIGHT], reals[LEAST_HESSIAN]
     copy, t_copy = np.empty(ROWS, like.dtype), np.empty(ROWS, t_like.dtype)
     made, h_made = np.empty(ROWS, like.dtype), np.empty(ROWS, like.dtype)
     values = scratch(np.float64, 0, ROWS)
@@ -412,29 +414,33 @@ def binary_gradients(
             while 0.0 <= t[r] <= 1.0:
                 r += 1
             return refuse(report, i + r, NOT_PROBABILITY)
-        logit_losses(p, t, pointer(values, 0), m, pos_weight)
-        factors[:] = 1.0
-        settle(values, factors, False, m, i, sample_weight, out, sums)
+        if out.size > 0 or sums.shape[0] > 0:
+            logit_losses(p, t, pointer(values, 0), m, pos_weight)
+            factors[:] = 1.0
+            settle(values, factors, False, m, i, sample_weight, out, sums)
         row_scales(integers, reals, none, sample_weight, label, i, m, scales)
         weigh(scales, reals[GRADIENT_SCALE], m, factors)
         if wants_hessian:
             weigh(scales, reals[HESSIAN_SCALE], m, scales)
         f, hf, o, h = pointer(factors, 0), pointer(scales, 0), pointer(made, 0), pointer(h_made, 0)
-        if pos_weight != 1.0 or not narrow_gradients(p, t, f, hf, o, h, m, wants_hessian):
+        if pos_weight != 1.0 or not narrow_gradients(p, t, f, hf, least, o, h, m, wants_hessian):
             for r in range(0, m, 8):
                 here = first_lanes(m - r, splat(0.0))
                 gradient, hessian = binary_gradient(
                     load_some_double(p, r, here, 0.0), load_some_double(t, r, here, 0.0), pos_weight
                 )
                 store_some_double(o, r, here, gradient * load(f, r) + 0.0)
-                store_some_double(h, r, here, hessian * load(hf, r) + 0.0)
+                hessian = hessian * load(hf, r) + 0.0
+                store_some_double(h, r, here, select(hessian < least, least, hessian))
         target, h_target = strided(o_view, like, i), strided(h_view, like, i)
         if o_view[2] == 1:
             write_row(same, (), o, m, target, streaming)
         else:
             for r in range(m):
                 target[r * o_view[2]] = o[r]
-        if wants_hessian:
+        if wants_hessian and h_view[2] == 1:
+            write_row(same, (), h, m, h_target, False)
+        elif wants_hessian:
             for r in range(m):
                 h_target[r * h_view[2]] = h[r]
         i += m
