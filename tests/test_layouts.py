@@ -179,6 +179,8 @@ def test_rows_side_by_side_give_the_same_bits(dtype, classes):
         rows[-len(kinds) :] = kinds
         labels = rng.integers(-1, c, len(rows))
         expected = fx.cross_entropy(rows, labels, ignore_index=-1, reduction="none")
+        apart = np.concatenate([rows, rows], axis=1)[:, :c]
+        same_bits(fx.cross_entropy(apart, labels, ignore_index=-1, reduction="none"), expected)
         for shape in (1, len(rows)), (3, len(rows) // 3), (len(rows) // 63, 7, 9), (len(rows) // 9, 1, 9):
             images = np.moveaxis(rows.reshape(*shape, c), -1, 1).copy()
             result = fx.cross_entropy(images, labels.reshape(shape), ignore_index=-1, axis=1, reduction="none")

@@ -11,7 +11,7 @@ import numpy as np
 from fastxent.kernels import elementary
 from fastxent.kernels.blocks import row_block, strided
 from fastxent.kernels.finish import losses_of
-from fastxent.kernels.flat import flat_figures, label_places
+from fastxent.kernels.flat import flat_figures, flat_pairs, label_places
 from fastxent.kernels.jit import inline
 from fastxent.kernels.memory import load_integers, offset, pointer, scratch, store_double
 from fastxent.kernels.narrow import read_type
@@ -39,9 +39,11 @@ def few_figures(view, like, n, i, m, label, scale, scale_low, figures, tile):
     """
     pair, flat = n <= PAIR_CLASSES, is_flat(view, n, scale)
     places, sums = scratch(np.int64, 0, ROWS), scratch(np.float64, 0, 512)
-    if n > 1 and scale == 1.0 and view[2] == 1 and view[3] != 1 and m >= lanes(pointer(tile, 0)):
+    if n > 1 and scale == 1.0 and m >= lanes(pointer(tile, 0)):
         p, f, y = strided(view, like, i), pointer(figures, 0), pointer(label, 0)
-        if few_classes(p, view[3], m, n, y, f, pointer(sums, 0)):
+        if view[2] == 1 and view[3] != 1 and few_classes(p, view[3], m, n, y, f, pointer(sums, 0)):
+            return
+        if pair and view[2] == n and view[3] == 1 and flat_pairs(p, n, m, y, f):
             return
     _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, pair, flat, places)
 

@@ -12,7 +12,7 @@ from numba.extending import overload
 from fastxent.kernels import elementary
 from fastxent.kernels.elementary import exp_shifted, whole_float
 from fastxent.kernels.jit import INLINE, inline
-from fastxent.kernels.memory import load, offset, prefetch_second_level, store, store_double
+from fastxent.kernels.memory import load, load_integers, offset, prefetch_second_level, store, store_double
 from fastxent.kernels.rows import add_terms, ahead, lane_sums, lanes, magnitude
 from fastxent.kernels.simd import (
     any_lane,
@@ -28,7 +28,7 @@ from fastxent.kernels.simd import (
     to_real,
 )
 from fastxent.kernels.tiles import ROWS, TILES
-from fastxent.kernels.transpose import as_double, four_of_rows
+from fastxent.kernels.transpose import adjacent_vectors, as_double, four_of_rows
 
 # Logits of moderate size. With z of the label and m of the largest other class e^m·2^-k is far from a tile's floor, and
 # C·e^(m - z) within what finish.near_nll serves: |m - z|/ln 2 is at most 116 (866).
@@ -144,3 +144,31 @@ def flat_figures(p, n, places, r, figures, terms):
         store_double(figures, ROWS + at, k)
         store_double(figures, 2 * ROWS + at, fill(a, 0.0))
     return True
+
+
+@inline
+def flat_pairs(p, n, m, label, figures):
+    """A, k, s and the label's logit of m rows of 2 or 3 classes, a vector's lanes or more. Whether all are moderate.
+
+    A is the sum as it is, and k is 0: finish.py makes the same of both.
+    """
+    width = lanes(p)
+    magic, largest = fill(p, elementary.rounding(p)), bits(fill(p, 0.0))
+    for t in range(0, m, width):
+        r = min(t, m - width)
+        label_is = load_integers(label, r, magic)
+        if n == 2:
+            a, b = adjacent_vectors(offset(p, 2 * r), 2)
+            own, total = select(label_is == 0, a, b), exp_shifted(select(label_is == 0, b, a), magic)
+        else:
+            a, b, c = adjacent_vectors(offset(p, 3 * r), 3)
+            own = select(label_is == 0, a, select(label_is == 1, b, c))
+            total = exp_shifted(select(label_is == 0, b, a), magic)
+            total = total + exp_shifted(select(label_is == 2, b, c), magic)
+            largest = maximum(largest, bits(c) & magnitude(p))
+        largest = maximum(maximum(largest, bits(a) & magnitude(p)), bits(b) & magnitude(p))
+        store_double(figures, r, total)
+        store_double(figures, ROWS + r, fill(p, 0.0))
+        store_double(figures, 2 * ROWS + r, fill(p, 0.0))
+        store_double(figures, 3 * ROWS + r, own)
+    return not any_lane(largest > bits(fill(p, NARROW(p))))

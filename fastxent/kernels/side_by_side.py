@@ -15,7 +15,7 @@ from numba.extending import overload
 
 from fastxent.kernels import elementary, row_groups
 from fastxent.kernels.elementary import LN_2, LOG2_E, MODERATE, exp_shifted
-from fastxent.kernels.flat import NARROW, near_one
+from fastxent.kernels.flat import NARROW
 from fastxent.kernels.jit import INLINE, inline
 from fastxent.kernels.memory import load, load_integers, offset, prefetch_second_level, store, store_double
 from fastxent.kernels.rows import add_terms, floor_exponent, lane_sums, lanes, magnitude, too_small
@@ -62,7 +62,10 @@ def _term(x, j, label, magic, own, largest):
 
 @inline
 def few_classes(p, step, m, n, label, figures, sums):
-    """A, k, s and the label's logit of m rows, 2 or more classes ``step`` apart. Whether all are of moderate size."""
+    """A, k, s and the label's logit of m rows, 2 or more classes ``step`` apart. Whether all are of moderate size.
+
+    A is the sum as it is, and k is 0 (see flat.flat_pairs).
+    """
     width, own_at = lanes(p), offset(figures, 3 * ROWS)
     magic, largest = fill(p, elementary.rounding(p)), bits(fill(p, 0.0))
     for t in range(0, m, width):
@@ -103,9 +106,8 @@ def few_classes(p, step, m, n, label, figures, sums):
         store(own_at, r, own)
     for t in range(0, m, width):
         r = min(t, m - width)
-        a, k = near_one(lane_sums(load(sums, 2 * t), load(sums, 2 * t + 8), magic))
-        store_double(figures, r, a)
-        store_double(figures, ROWS + r, k)
+        store_double(figures, r, lane_sums(load(sums, 2 * t), load(sums, 2 * t + 8), magic))
+        store_double(figures, ROWS + r, fill(p, 0.0))
         store_double(figures, 2 * ROWS + r, fill(p, 0.0))
     return not any_lane(largest > bits(fill(p, NARROW(p))))
 

@@ -14,6 +14,7 @@ from fastxent.kernels.simd import Vector, call_llvm, is_float32, llvm_type, shuf
 
 __all__ = [
     "adjacent_to_vectors",
+    "adjacent_vectors",
     "as_double",
     "four_of_eight",
     "four_of_rows",
@@ -170,27 +171,46 @@ def vectors_to_rows(typingctx, source, source_step, target, step):
     return types.none(source, types.int64, target, types.int64), build
 
 
+def _adjacent(context, builder, base, source, n_classes):
+    """n_classes vectors of rows without gaps between them."""
+    kind = memory_kind(source)
+    kept, lanes = kind.of(stored(source)), kind.lanes
+    vectors = [_get(builder, base, j * lanes, kept) for j in range(n_classes)]
+    vectors = [read(context, builder, vector, kind, source) for vector in vectors]
+    values = []
+    for j in range(n_classes):
+        value = vectors[0]
+        places = [divmod(place, lanes) for place in range(j, n_classes * lanes, n_classes)]
+        for v in range(1, n_classes):  # lanes from vector v; the others as they are, at first from vector 0
+            before = [lane if v == 1 else r for r, (_, lane) in enumerate(places)]
+            chosen = [lanes + lane if of == v else before[r] for r, (of, lane) in enumerate(places)]
+            value = shuffle(builder, value, vectors[v], chosen)
+        values.append(value)
+    return values
+
+
 @intrinsic(prefer_literal=True)
 def adjacent_to_vectors(typingctx, source, n, target):
     """Rows of n elements (a small constant) without gaps between them, to n vectors: element j to vector j."""
-    kind = memory_kind(source)
-    kept, lanes, n_classes = kind.of(stored(source)), kind.lanes, n.literal_value
+    kind, n_classes = memory_kind(source), n.literal_value
 
     def build(context, builder, sig, args):
-        base, _, target = args
-        vectors = [_get(builder, base, j * lanes, kept) for j in range(n_classes)]
-        vectors = [read(context, builder, vector, kind, source) for vector in vectors]
-        for j in range(n_classes):
-            value = vectors[0]
-            places = [divmod(place, lanes) for place in range(j, n_classes * lanes, n_classes)]
-            for v in range(1, n_classes):  # lanes from vector v; the others as they are, at first from vector 0
-                before = [lane if v == 1 else r for r, (_, lane) in enumerate(places)]
-                chosen = [lanes + lane if of == v else before[r] for r, (of, lane) in enumerate(places)]
-                value = shuffle(builder, value, vectors[v], chosen)
-            _put(builder, target, j * lanes, value, kind)
+        for j, value in enumerate(_adjacent(context, builder, args[0], source, n_classes)):
+            _put(builder, args[2], j * kind.lanes, value, kind)
         return context.get_dummy_value()
 
     return types.none(source, n, target), build
+
+
+@intrinsic(prefer_literal=True)
+def adjacent_vectors(typingctx, source, n):
+    """The same vectors, as a tuple."""
+    result = types.UniTuple(memory_kind(source), n.literal_value)
+
+    def build(context, builder, sig, args):
+        return context.make_tuple(builder, result, _adjacent(context, builder, args[0], source, n.literal_value))
+
+    return result(source, n), build
 
 
 @intrinsic
