@@ -199,14 +199,19 @@ def settle_labels(values, label, m, i, class_weight, sample_weight, weigh_values
                 store(f, r, select(ignored, splat(0.0), 1.0))
         settle(values, factors, weighted, m, i, sample_weight, out, sums)
         return
-    count, one = splat(np.int64(0)), splat(np.int64(1))
+    seen, kept = splat(np.int64(0)), m
     for r in range(0, m, 8):
-        ignored = load(y, r) < 0
-        store(v, r, select(ignored, 0.0, load(v, r)))
-        count = count + select(ignored, 0, one)
+        seen = seen | load(y, r)
+    if any_lane(seen < 0):
+        count, one = splat(np.int64(0)), splat(np.int64(1))
+        for r in range(0, m, 8):
+            ignored = load(y, r) < 0
+            store(v, r, select(ignored, 0.0, load(v, r)))
+            count = count + select(ignored, 0, one)
+        kept = add_reduce(count)
     _emit(values, m, i, out, sums)
     if sums.shape[0] > 0:
-        exact_sum_add(sums[WEIGHTS], np.float64(add_reduce(count)))
+        exact_sum_add(sums[WEIGHTS], np.float64(kept))
 
 
 @inline
