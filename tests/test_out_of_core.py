@@ -2,8 +2,10 @@
 
 import json
 import math
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,4 +50,20 @@ def test_logits_of_any_size_under_300_mb(gigabytes, tmp_path, monkeypatch):
     assert figures["n"] == rows
     assert figures["nll"] == pytest.approx(math.log(C), rel=2**-21)
     print(f"{gigabytes} GB: {most / 1e6:.0f} MB")
+    assert most < MEMORY
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["arrow", "csv", "h5", "safetensors"])
+def test_other_formats_under_300_mb(form, tmp_path):
+    """Files of twice that as arrays (of text less: it takes a minute to write) in pieces of 16 MB."""
+    for module in ("h5py", "pyarrow", "safetensors"):
+        pytest.importorskip(module)
+    write = runpy.run_path(str(Path(__file__).parent.parent / "ci" / "file_speeds.py"))["write"]
+    path, rows = tmp_path / f"x.{form}", 40_000 if form == "csv" else 150_000
+    write(path, rows, C)
+    score(str(path))  # compiles
+    figures, most = score(str(path))
+    assert figures["n"] == rows
+    print(f"{form}: {most / 1e6:.0f} MB")
     assert most < MEMORY
