@@ -8,6 +8,7 @@ The rest of that time is Numba's Python. What it does again and again to the sam
 """
 
 import contextlib
+import functools
 import gc
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -103,6 +104,11 @@ def _decisive(flags: Any) -> dict[str, Any]:
 _INDIFFERENT = {"forceinline", "no_cpython_wrapper", "no_compile"}
 
 
+@functools.cache
+def _function_passes(codegen: Any) -> Any:
+    return codegen._function_pass_manager()
+
+
 class _Ingredient(JITCodeLibrary):
     """A library that is linked into others and never run by itself. What it calls is linked when it is itself."""
 
@@ -113,6 +119,14 @@ class _Ingredient(JITCodeLibrary):
             self._reload_init.update(library._reload_init)
         self._finalize_dynamic_globals()
         self._finalized = True  # without a place in the execution engine
+
+    def _optimize_functions(self, ll_module: Any) -> None:
+        """Numba's passes over functions, built once, and not run over what is only declared."""
+        ll_module.data_layout = self._codegen._data_layout
+        passes, builder = _function_passes(self._codegen)
+        for function in ll_module.functions:
+            if not function.is_declaration:
+                passes.run(function, builder)
 
     def _get_module_for_linking(self) -> Any:
         """The module with those of all that it calls, each once; Numba would copy them at every level of calls."""
