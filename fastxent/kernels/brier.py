@@ -19,7 +19,7 @@ from fastxent.kernels.blocks import (
     sum_fault,
 )
 from fastxent.kernels.figures import LABELS
-from fastxent.kernels.jit import compiled, inline
+from fastxent.kernels.jit import chunk, inline
 from fastxent.kernels.memory import load, load_double, load_some_double, offset, pointer, scratch, store
 from fastxent.kernels.narrow import read_type
 from fastxent.kernels.probability_blocks import (
@@ -61,7 +61,7 @@ def squared_distance(p, n, y):
     return add_reduce(total + low), math.nan if any_lane(~valid) else add_reduce(mass)
 
 
-@compiled
+@chunk
 def brier_rows(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """A chunk function (chunks.py): probabilities and class indices."""
     view, n = first_view(integers), integers[N]
@@ -140,7 +140,7 @@ def eight_distances(p, step, n, label, values, masses):
         mark_outside(p, step, n, masses)
 
 
-@compiled
+@chunk
 def brier_tiles(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """The same for few classes, in tiles."""
     view, n, sum_tol = first_view(integers), integers[N], reals[SUM_TOL]

@@ -35,7 +35,7 @@ from fastxent.kernels.card_finish import IGNORED, INVALID, N_FIGURES, TOP, K, bl
 from fastxent.kernels.card_rows import note_row
 from fastxent.kernels.card_tiles import TILE_ROOM, note_tiles
 from fastxent.kernels.figures import LABELS
-from fastxent.kernels.jit import compiled, inline
+from fastxent.kernels.jit import chunk, inline
 from fastxent.kernels.memory import address, load_some_double, offset, pointer, scratch
 from fastxent.kernels.narrow import read_type
 from fastxent.kernels.probabilities import (
@@ -65,7 +65,7 @@ def card_arrays(integers, i, reals, labels):
     )
 
 
-@compiled
+@chunk
 def score_logits(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """Logits and class indices, one row at a time."""
     view, n, has_ignore, ignore_index = first_view(integers), integers[N], integers[HAS_IGNORE] != 0, integers[IGNORE]
@@ -92,7 +92,7 @@ def score_logits(start, stop, like, t_like, integers, reals, labels, class_weigh
         i += m
 
 
-@compiled
+@chunk
 def score_logits_tiles(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
@@ -120,7 +120,7 @@ def blank_marked(card, label, m):
             blank(card, r, label[r])
 
 
-@compiled
+@chunk
 def score_logits_soft(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
@@ -186,7 +186,7 @@ def note_probabilities(p, n, kind, factor, card, r):
     return squares, first
 
 
-@compiled
+@chunk
 def score_probabilities(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
@@ -238,7 +238,7 @@ def score_probabilities(
         i += m
 
 
-@compiled
+@chunk
 def score_probabilities_soft(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):

@@ -40,7 +40,7 @@ from fastxent.kernels.blocks import (
     target_fault,
 )  # fmt: skip
 from fastxent.kernels.figures import LABELS, few_figures, nll_of, row_figures, row_figures_side_by_side
-from fastxent.kernels.jit import compiled, inline
+from fastxent.kernels.jit import chunk, inline
 from fastxent.kernels.memory import load, offset, pointer, prefetch_second_level, scratch
 from fastxent.kernels.narrow import read_type
 from fastxent.kernels.probabilities import probability_sum, soft_log_loss, soft_nll
@@ -75,7 +75,7 @@ def _hard_losses(figures_of, few, start, stop, like, call, work, memory, out, su
         i += m
 
 
-@compiled
+@chunk
 def hard_cross_entropy(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
@@ -89,7 +89,7 @@ def hard_cross_entropy(
     _hard_losses(row_figures, 0, start, stop, like, call, work, buffer, out, sums, report)
 
 
-@compiled
+@chunk
 def hard_cross_entropy_tiles(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
@@ -103,7 +103,7 @@ def hard_cross_entropy_tiles(
     _hard_losses(few_figures, TILE_CLASSES, start, stop, like, call, work, tile, out, sums, report)
 
 
-@compiled
+@chunk
 def hard_cross_entropy_side_by_side(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
@@ -126,7 +126,7 @@ def add_distances(figures, values, m, scale):
         values[r] = straight * scale + (mass * values[r] if mass != 0.0 or values[r] != values[r] else 0.0)
 
 
-@compiled
+@chunk
 def smoothed_cross_entropy(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
@@ -157,7 +157,7 @@ def smoothed_cross_entropy(
         i += m
 
 
-@compiled
+@chunk
 def soft_cross_entropy(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
@@ -211,7 +211,7 @@ def read_entries(p, view, label, labels, i, m, stop, values):
     return any_lane(wrong)
 
 
-@compiled
+@chunk
 def hard_nll(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """Log-probabilities and class indices: the labels' entries alone are read."""
     view, n = first_view(integers), integers[N]
@@ -233,7 +233,7 @@ def hard_nll(start, stop, like, t_like, integers, reals, labels, class_weight, s
         i += m
 
 
-@compiled
+@chunk
 def soft_nll_rows(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """Log-probabilities and distributions."""
     view, t_view, n = first_view(integers), second_view(integers), integers[N]
@@ -283,7 +283,7 @@ def _hard_log_losses(figures_of, few, start, stop, like, call, work, memory, out
         i += m
 
 
-@compiled
+@chunk
 def hard_log_loss(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """Probabilities and class indices, one row at a time."""
     figures = scratch(np.float64, 4, ROWS)
@@ -295,7 +295,7 @@ def hard_log_loss(start, stop, like, t_like, integers, reals, labels, class_weig
     _hard_log_losses(row_probabilities, 0, start, stop, like, call, work, buffer, out, sums, report)
 
 
-@compiled
+@chunk
 def hard_log_loss_tiles(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
@@ -309,7 +309,7 @@ def hard_log_loss_tiles(
     _hard_log_losses(tile_probabilities, TILE_CLASSES, start, stop, like, call, work, tile, out, sums, report)
 
 
-@compiled
+@chunk
 def soft_log_loss_rows(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
@@ -344,7 +344,7 @@ def soft_log_loss_rows(
 NUMBERS = 1024  # rows of one number that are done together
 
 
-@compiled
+@chunk
 def binary(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """One logit or probability a row, the target a probability."""
     view, t_view = first_view(integers), second_view(integers)

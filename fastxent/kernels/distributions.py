@@ -30,7 +30,7 @@ from fastxent.kernels.divergence import divergence, divergence_of_logits
 from fastxent.kernels.elementary import log
 from fastxent.kernels.figures import LABELS, left_out, nll_of, row_figures, tile_figures_of_all, top_figures
 from fastxent.kernels.finish import log_sum
-from fastxent.kernels.jit import compiled, inline
+from fastxent.kernels.jit import chunk, inline
 from fastxent.kernels.memory import (
     in_use,
     load,
@@ -63,7 +63,7 @@ from fastxent.kernels.tiles import ROWS, TILE_SIZE
 NEAR_ELEMENTS = 1 << 14  # rows that are read twice are taken so many elements at a time: they stay in the cache
 
 
-@compiled
+@chunk
 def logsumexp(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """ln Σ e^(z/T), one row at a time."""
     view, n = first_view(integers), integers[N]
@@ -80,7 +80,7 @@ def logsumexp(start, stop, like, t_like, integers, reals, labels, class_weight, 
         i += m
 
 
-@compiled
+@chunk
 def logsumexp_tiles(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """The same for few classes, in tiles."""
     view, n = first_view(integers), integers[N]
@@ -110,7 +110,7 @@ def log_sums_of(figures, out, i, m, scale, scale_low):
         store_some(pointer(out, i + r), 0, first_lanes(m - r, value), value)
 
 
-@compiled
+@chunk
 def softmax(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """e^(z/T) over its sum, written in the logits' type; the output may be the logits."""
     view, o_view, n = first_view(integers), second_view(integers), integers[N]
@@ -142,7 +142,7 @@ def softmax(start, stop, like, t_like, integers, reals, labels, class_weight, sa
     streamed()
 
 
-@compiled
+@chunk
 def log_softmax(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """Its logarithm."""
     view, o_view, n = first_view(integers), second_view(integers), integers[N]
@@ -192,7 +192,7 @@ def log_softmax(start, stop, like, t_like, integers, reals, labels, class_weight
     streamed()
 
 
-@compiled
+@chunk
 def entropy(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """-Σ q ln q of each row."""
     view, n, kind = first_view(integers), integers[N], integers[KIND]
@@ -221,7 +221,7 @@ def entropy(start, stop, like, t_like, integers, reals, labels, class_weight, sa
         i += m
 
 
-@compiled
+@chunk
 def logarithm_of_probs(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
@@ -248,7 +248,7 @@ def logarithm_of_probs(
         i += m
 
 
-@compiled
+@chunk
 def kl_divergence(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """Σ p ln(p / q) of each pair of rows."""
     view, q_view, n, kind = first_view(integers), second_view(integers), integers[N], integers[KIND]

@@ -26,7 +26,7 @@ from fastxent.kernels.blocks import (
     strided,
 )
 from fastxent.kernels.figures import LABELS, left_out
-from fastxent.kernels.jit import compiled, inline
+from fastxent.kernels.jit import chunk, inline
 from fastxent.kernels.memory import load_some, pointer, scratch, store
 from fastxent.kernels.simd import first_lanes, maximum, select, splat
 from fastxent.kernels.tiles import ROWS
@@ -80,7 +80,7 @@ def bend_of(nll, gamma):
     return gamma * elementary.exp(-nll) * rise / (u * (1.0 + gamma * near))
 
 
-@compiled
+@chunk
 def focal_rows(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """A chunk function (chunks.py): cross-entropies and class indices; which of the three, times the row's weights."""
     view, n, kind, gamma = first_view(integers), integers[N], integers[KIND], reals[GAMMA]

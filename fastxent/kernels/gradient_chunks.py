@@ -54,7 +54,7 @@ from fastxent.kernels.gradients import (
     refer,
     shares_of,
 )  # fmt: skip
-from fastxent.kernels.jit import compiled, inline
+from fastxent.kernels.jit import chunk, inline
 from fastxent.kernels.memory import (
     address,
     load,
@@ -139,7 +139,7 @@ def spread_row(view, like, i, r, apart):
             target[j * view[3]] = source[j]
 
 
-@compiled
+@chunk
 def label_gradients(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """Logits and class indices, without smoothing, a block of rows after the other."""
     view, n = first_view(integers), integers[N]
@@ -196,7 +196,7 @@ def label_gradients(start, stop, like, t_like, integers, reals, labels, class_we
     streamed()
 
 
-@compiled
+@chunk
 def label_gradients_tiles(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
@@ -308,7 +308,7 @@ def write_rows(rows, n, m, view, target, streaming):
                 target[r * row + j * column] = rows[r * n + j]
 
 
-@compiled
+@chunk
 def mixed_gradients(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """Logits and distributions, or class indices with label smoothing."""
     view, t_view, n = first_view(integers), second_view(integers), integers[N]
@@ -374,7 +374,7 @@ def mixed_gradients(start, stop, like, t_like, integers, reals, labels, class_we
         i += m
 
 
-@compiled
+@chunk
 def label_weights(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """The weights that a mean over class indices divides by, alone, so that no logit is read."""
     values = scratch(np.float64, 0, ROWS)
@@ -391,7 +391,7 @@ def label_weights(start, stop, like, t_like, integers, reals, labels, class_weig
         i += m
 
 
-@compiled
+@chunk
 def binary_gradients(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):

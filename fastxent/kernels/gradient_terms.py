@@ -28,7 +28,7 @@ from fastxent.kernels.blocks import (
 from fastxent.kernels.figures import LABELS, nll_of, row_figures_and_terms
 from fastxent.kernels.gradient_chunks import NEAR_ELEMENTS, row_scales, view_at, weigh
 from fastxent.kernels.gradients import FACTOR, OWN, PARTS, factors_of, fill_row, label_row, refer
-from fastxent.kernels.jit import compiled, inline
+from fastxent.kernels.jit import chunk, inline
 from fastxent.kernels.memory import in_use, offset, pointer, scratch, streamed
 from fastxent.kernels.narrow import read_type, room
 from fastxent.kernels.row_groups import REFERENCE, SMALL, any_small, note_least
@@ -46,7 +46,7 @@ from fastxent.kernels.simd import fill, select
 from fastxent.kernels.tiles import ROWS
 
 
-@compiled
+@chunk
 def label_gradients_of_terms(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):

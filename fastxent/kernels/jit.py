@@ -36,7 +36,18 @@ from fastxent.kernels.ingredient import IngredientCompiler, without_repetition
 if config.DISABLE_JIT:
     raise ImportError("NUMBA_DISABLE_JIT is set, but fastxent's kernels exist only compiled: unset it")
 
-__all__ = ["INLINE", "REGISTER", "cache_folder", "call_chunk", "compiled", "inline", "parallel", "part", "prange"]
+__all__ = [
+    "INLINE",
+    "REGISTER",
+    "cache_folder",
+    "call_chunk",
+    "chunk",
+    "compiled",
+    "inline",
+    "parallel",
+    "part",
+    "prange",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -106,6 +117,20 @@ def _without_literals(signature: Any) -> Any:
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a serial entry point, on its first call with each signature, through the cache."""
     return _enter(function, numba.njit(**_FLAGS)(function))
+
+
+def chunk(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for what is called by its address alone, see call_chunk: without an entry for Python."""
+    dispatcher: Any = numba.njit(**_FLAGS, no_cpython_wrapper=True)(function)
+
+    def keep(result: Any) -> None:
+        dispatcher.overloads[tuple(result.signature.args)] = result  # unknown to the dispatch of Python's calls
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise TypeError(f"{function.__name__}: Python cannot call it; batch.Call does by its address")
+
+    dispatcher.add_overload, dispatcher._compile_for_args = keep, refuse
+    return _enter(function, dispatcher)
 
 
 def parallel(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,7 +20,7 @@ from fastxent.kernels.blocks import ROWS, first_view, second_view, settle_labels
 from fastxent.kernels.elementary import LN_2, exp_shifted_over, exp_times
 from fastxent.kernels.figures import LABELS, row_figures
 from fastxent.kernels.finish import log_sum, nll, wide_sum
-from fastxent.kernels.jit import INLINE, compiled, inline
+from fastxent.kernels.jit import INLINE, chunk, inline
 from fastxent.kernels.memory import (
     load,
     load_double,
@@ -79,7 +79,7 @@ GROUP_CLASSES = 64  # with fewer classes row_figures' groups of rows gain nothin
 # --- logits -----------------------------------------------------------------------------------------------------------
 
 
-@compiled
+@chunk
 def own_logits(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """The rows' dot products h·w to ``out``, rounded once to the matrices' type; w are the labels' classifiers.
 
@@ -125,7 +125,7 @@ def finish_logits(p, bias, n, has_bias, has_cap, cap, rate, rate_low):
         store_some(p, i, here, v)
 
 
-@compiled
+@chunk
 def widen_rows(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """Rows of float16 or bfloat16 to the second matrix, of float32; neighbours of a row are adjacent."""
     view, to_view, n = first_view(integers), second_view(integers), integers[CLASSES]
@@ -141,7 +141,7 @@ def widen_rows(start, stop, like, t_like, integers, reals, labels, class_weight,
 # --- a block into the rows' states ------------------------------------------------------------------------------------
 
 
-@compiled
+@chunk
 def fold(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """A block of products (which become logits), its bias, labels, class weights and own logits; ``out``: states."""
     view, n = first_view(integers), integers[CLASSES]
@@ -246,7 +246,7 @@ def add_distances(p, n, y, w, weighted, state, rows):
 # --- states into losses -----------------------------------------------------------------------------------------------
 
 
-@compiled
+@chunk
 def finish(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """States (the second matrix, rows x STATE) and own logits (the first) become losses.
 
@@ -344,7 +344,7 @@ def add_some(sums, i, n, x):
     store_some(sums, i, here, load_some(sums, i, here, 0.0) + x)
 
 
-@compiled
+@chunk
 def gradient(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """A block of products becomes the loss's gradient with respect to them; ``out``: GRADIENT numbers a row.
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastxent.kernels.blocks import KIND, LABEL, N, first_view, refuse, strided
-from fastxent.kernels.jit import compiled, inline
+from fastxent.kernels.jit import chunk, compiled, inline
 from fastxent.kernels.memory import load_some, offset
 from fastxent.kernels.simd import add_reduce, any_lane, bits, first_lanes, lane_numbers, select, splat
 
@@ -52,7 +52,7 @@ def _equal(a, i, b, k, width):
     return different == 0
 
 
-@compiled
+@chunk
 def indicated_rows(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """A chunk function (chunks.py): the place of each row's 1 to ``labels``, where all else is 0.
 

@@ -19,7 +19,7 @@ from fastxent.kernels.blocks import (
     strided,
 )  # fmt: skip
 from fastxent.kernels.figures import LABELS, nll_of, top_figures
-from fastxent.kernels.jit import compiled, inline
+from fastxent.kernels.jit import chunk, inline
 from fastxent.kernels.memory import in_use, load, load_some, offset, pointer, scratch, store_double, streamed
 from fastxent.kernels.narrow import read_type, room
 from fastxent.kernels.row_groups import REFERENCE, SMALL, TOP, any_small, group_terms, note_least, note_top, top_of_row
@@ -70,7 +70,7 @@ def spread(source, n, target, column):
         target[j * column] = source[j]
 
 
-@compiled
+@chunk
 def softmax_groups(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """e^z over its sum, written in the logits' type; the output may be the logits."""
     view, o_view, n = first_view(integers), second_view(integers), integers[N]
@@ -168,7 +168,7 @@ def end_softmax(i, row):
     finish_row(share, i, row)
 
 
-@compiled
+@chunk
 def log_softmax_groups(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):

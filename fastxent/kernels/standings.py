@@ -33,7 +33,7 @@ from fastxent.kernels.blocks import (
 )  # fmt: skip
 from fastxent.kernels.card_finish import put, settled_share_narrow
 from fastxent.kernels.figures import LABELS, nll_of
-from fastxent.kernels.jit import compiled, inline
+from fastxent.kernels.jit import chunk, inline
 from fastxent.kernels.memory import (
     address,
     load,
@@ -136,7 +136,7 @@ def _note_tile(tile, n, y, top, own, note, r):
     store_double(note, RANKS * LABELS + r, rank)
 
 
-@compiled
+@chunk
 def loss_standings_tiles(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
@@ -174,7 +174,7 @@ def loss_standings_tiles(
         i += m
 
 
-@compiled
+@chunk
 def standings_tiles(start, stop, like, t_like, integers, reals, labels, class_weight, losses, out, sums, report):
     """The same of rows of any kind whose losses are there: where others take weights."""
     view, n, kind, scale, scale_low = first_view(integers), integers[N], integers[KIND], reals[SCALE], reals[SCALE_LOW]
@@ -226,7 +226,7 @@ def _look(p, n, y):
     return np.float64(max_reduce(top)), np.float64(rank)
 
 
-@compiled
+@chunk
 def standings(start, stop, like, t_like, integers, reals, labels, class_weight, losses, out, sums, report):
     """The same for any number of classes, row by row."""
     view, n, kind, normalize = first_view(integers), integers[N], integers[KIND], integers[FLAG] != 0

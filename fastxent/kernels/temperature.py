@@ -39,7 +39,7 @@ from fastxent.kernels.card_finish import log1p, unit_of
 from fastxent.kernels.elementary import LN_2, exp_shifted_over
 from fastxent.kernels.exactsum import exact_sum_add_block
 from fastxent.kernels.figures import LABELS
-from fastxent.kernels.jit import INLINE, compiled, inline
+from fastxent.kernels.jit import INLINE, chunk, inline
 from fastxent.kernels.memory import load, load_some, offset, pointer, prefetch, scratch, store
 from fastxent.kernels.rows import floor_exponent, lanes, largest, part, reference_of, target_sums, two_sum, two_words
 from fastxent.kernels.simd import add_reduce, fill, first_lanes, float64x8, fma, halves, maximum, splat
@@ -135,7 +135,7 @@ def blank(figures, r):
         figures[j, r] = 0.0
 
 
-@compiled
+@chunk
 def temperature(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """Logits and class indices."""
     view, n, has_ignore, ignore_index = first_view(integers), integers[N], integers[HAS_IGNORE] != 0, integers[IGNORE]
@@ -161,7 +161,7 @@ def temperature(start, stop, like, t_like, integers, reals, labels, class_weight
         i += m
 
 
-@compiled
+@chunk
 def temperature_soft(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):

@@ -5,7 +5,7 @@ import numpy as np
 from fastxent.kernels.blocks import NOT_PROBABILITY, N, refuse
 from fastxent.kernels.exactsum import exact_sum_add
 from fastxent.kernels.groups import FLUSH_ROWS, GROUP_TOP, add_units, fixed_bases, fixed_parts
-from fastxent.kernels.jit import compiled, inline
+from fastxent.kernels.jit import chunk, compiled, inline
 from fastxent.kernels.memory import load, pointer, scratch, store
 from fastxent.kernels.simd import any_lane, splat
 from fastxent.kernels.tiles import TILE_CLASSES
@@ -30,7 +30,7 @@ def first_bad(weights):
     return _first_of(weights, 0, weights.size)
 
 
-@compiled
+@chunk
 def refuse_bad(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """A chunk function (chunks.py): refuses bad weights; the reason tells nothing."""
     bad = _first_of(sample_weight, start, stop)
@@ -73,7 +73,7 @@ def _add_few(labels, weights, i, stop, units, parts, n, sums):
         exact_sum_add(sums[labels[r]], weights[r])
 
 
-@compiled
+@chunk
 def class_weights(start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report):
     """A chunk function: every row's weight, or 1, to the exact sum of its class, a row of ``sums``.
 
