@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from numba import types
 
-from fastxent.kernels.jit import REGISTER, compiled, inline, parallel, prange
+from fastxent.kernels.jit import REGISTER, chunk, compiled, inline, parallel, prange
 
 
 @inline
@@ -80,3 +81,15 @@ def test_functions_from_elsewhere_are_neither_cached_nor_registered():
     sum_of_squares(np.arange(3.0))
     assert sum_of_squares._cache.cache_path is None
     assert not any("test_jit" in name for name in REGISTER)
+
+
+def test_a_chunk_function_refuses_to_be_called_by_python():
+    @chunk
+    def increment(numbers):
+        numbers[0] += 1
+
+    with pytest.raises(TypeError, match="increment: Python cannot call it"):
+        increment(np.zeros(1, np.int64))
+    increment.compile((types.int64[::1],))
+    with pytest.raises(TypeError, match="increment: Python cannot call it"):
+        increment(np.zeros(1, np.int64))
