@@ -52,7 +52,6 @@ from fastxent.kernels.memory import scratch
 from fastxent.kernels.narrow import rounded, widened
 from fastxent.kernels.probabilities import LOG_PROBS, LOGITS, PROBS  # noqa: F401
 from fastxent.kernels.side_by_side import are_side_by_side
-from fastxent.kernels.simd import maximum
 from fastxent.kernels.tiles import TILE_CLASSES
 from fastxent.threads import team
 
@@ -145,7 +144,7 @@ def _put_view(call, at, array):
     call[at] = array.ctypes.data
     for axis in range(3):
         call[at + 1 + axis] = array.strides[axis] // array.itemsize
-    call[at + 4] = maximum(array.shape[1], 1)
+    call[at + 4] = max(array.shape[1], 1)
 
 
 # What Python calls below is the code for one signature, without Numba's choice by the arguments' types: arrays of any

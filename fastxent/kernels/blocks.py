@@ -10,20 +10,10 @@ import numpy as np
 
 from fastxent.kernels.exactsum import exact_sum_add, exact_sum_add_block
 from fastxent.kernels.jit import inline
-from fastxent.kernels.memory import (
-    address,
-    allocated,
-    load,
-    load_some,
-    offset,
-    pointer,
-    prefetch_second_level,
-    store,
-    store_some,
-)
+from fastxent.kernels.memory import address, load, load_some, offset, pointer, prefetch_second_level, store, store_some
 from fastxent.kernels.probabilities import PROBS, are_log_probs, probability_sum
 from fastxent.kernels.rows import lanes
-from fastxent.kernels.simd import add_reduce, any_lane, first_lanes, maximum, minimum, select, splat
+from fastxent.kernels.simd import add_reduce, any_lane, first_lanes, select, splat
 from fastxent.kernels.tiles import ROWS
 from fastxent.kernels.transpose import vectors_to_rows
 
@@ -74,17 +64,16 @@ def second_view(integers):
 def block_rows(view, i, stop, n, few):
     """How many of the rows from i on to take together: they are evenly spaced, and copying them stays small."""
     _, _, _, column, inner = view
-    m = minimum(minimum(stop - i, inner - i % inner), ROWS)
+    m = min(ROWS, stop - i, inner - i % inner)
     if column != 1 and n > few:
-        m = minimum(m, maximum(COPY_ELEMENTS // n, COPY_ROWS))
+        m = min(m, max(COPY_ROWS, COPY_ELEMENTS // n))
     return m
 
 
 @inline
 def copy_buffer(view, like, n, few):
     """Room for the rows that row_block copies."""
-    apart = view[3] != 1 and n > few
-    return allocated(like, maximum(minimum(ROWS * n, COPY_ELEMENTS), COPY_ROWS * n) if apart else 1)
+    return np.empty(max(min(ROWS * n, COPY_ELEMENTS), COPY_ROWS * n) if view[3] != 1 and n > few else 1, like.dtype)
 
 
 @inline
@@ -108,9 +97,9 @@ def row_block(view, like, i, m, n, buffer):
     q, width = pointer(buffer, 0), lanes(p)
     if row == 1 and m >= width and n >= 4:
         for j in range(0, n, 4):
-            first = minimum(j, n - 4)  # what comes last overlaps what is before it
+            first = min(j, n - 4)  # what comes last overlaps what is before it
             for start in range(0, m, width):
-                r = minimum(start, m - width)
+                r = min(start, m - width)
                 for k in range(first, first + 4):
                     prefetch_second_level(p, k * column + r + m)
                 vectors_to_rows(offset(p, r + first * column), column, offset(q, r * n + first), n)

@@ -15,7 +15,7 @@ import numpy as np
 
 from fastxent.kernels.jit import compiled, inline, part
 from fastxent.kernels.memory import load, load_some, offset, pointer
-from fastxent.kernels.simd import add_reduce, any_lane, bits, first_lanes, fma, from_bits, minimum, splat
+from fastxent.kernels.simd import add_reduce, any_lane, bits, first_lanes, fma, from_bits, splat
 
 # Limb k counts units of 2^(32k - 1074). The largest float64 touches limb 65; two more take 2^60 additions' carries.
 N_LIMBS = 68
@@ -84,7 +84,7 @@ def _add_reserved(state, x):
     if exponent == MAX_EXPONENT:
         state[NANS if mantissa != 0 else (NEG_INF if pattern < 0 else POS_INF)] += 1
         return
-    normal = minimum(exponent, 1)
+    normal = min(exponent, 1)
     mantissa |= normal << 52
     position = exponent - normal  # x = mantissa * 2^(position - 1074)
     k = position >> 5
@@ -123,7 +123,7 @@ def exact_sum_add_block(state, values, n):
     p = pointer(values, 0)
     start = 0
     while n - start >= SHORT:
-        m = minimum(n - start, CHUNK)
+        m = min(n - start, CHUNK)
         if not _add_fixed(state, offset(p, start), m):
             _add_mixed(state, offset(p, start), m)
         start += m
@@ -137,7 +137,7 @@ def _add_fixed(state, p, n):
     """Add n <= CHUNK numbers behind p. False, and nothing added, if one of them takes more than two bases."""
     zero = splat(np.int64(0))
     totals = zero, zero, zero, zero
-    one = splat(np.float64(minimum(n, 1)))  # the compiler does not know, so a product with it stays one
+    one = splat(np.float64(min(n, 1)))  # the compiler does not know, so a product with it stays one
     full = n & -8
     for i in range(0, full, 8):
         totals = _fixed_step(load(p, i), one, totals)
@@ -189,7 +189,7 @@ def _add_mixed(state, p, n):
     _reserve(state, n + 3)
     zero = splat(np.int64(0))
     sum_1, sum_2, sum_3 = zero, zero, zero
-    one = splat(np.float64(minimum(n, 1)))
+    one = splat(np.float64(min(n, 1)))
     bases = 0
     for i in range(0, n, 8):
         x = load_some(p, i, first_lanes(n - i, splat(0.0)), 0.0)
@@ -197,7 +197,7 @@ def _add_mixed(state, p, n):
         at_2, left = _at_base(left, one, BASE_2)
         at_3, left = _at_base(left, one, BASE_3)
         if any_lane(_is_beyond(bits(at_1) ^ BASE_1_BITS) | (left != 0.0)):
-            for j in range(i, minimum(i + 8, n)):
+            for j in range(i, min(i + 8, n)):
                 _add_reserved(state, p[j])
         else:
             sum_1, sum_2, sum_3 = sum_1 + bits(at_1), sum_2 + bits(at_2), sum_3 + bits(at_3)
@@ -277,7 +277,7 @@ def _round_limbs(limbs, top):
         if sticky != 0 or mantissa & 1 != 0:
             mantissa += 1
     # A mantissa of 2^53 (rounded up) carries into the exponent by itself, up to infinity.
-    return from_bits(minimum((np.int64(drop) << 52) + mantissa, np.int64(MAX_EXPONENT) << 52))
+    return from_bits(min((np.int64(drop) << 52) + mantissa, np.int64(MAX_EXPONENT) << 52))
 
 
 UNITS = 1 << 1074

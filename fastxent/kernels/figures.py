@@ -18,7 +18,7 @@ from fastxent.kernels.narrow import read_type
 from fastxent.kernels.row_groups import REFERENCE, group_exp_sums, group_terms
 from fastxent.kernels.rows import exp_sum_over, lanes, largest, moments, near_one, too_small
 from fastxent.kernels.side_by_side import few_classes, many_classes
-from fastxent.kernels.simd import fill, maximum, minimum
+from fastxent.kernels.simd import fill
 from fastxent.kernels.tiles import PAIR_CLASSES, ROWS, TILES, add_tops, fill_tiles, tile_exp_sum, tile_pair, tile_row
 
 # Labels are read in vectors, past the last one.
@@ -70,7 +70,7 @@ def _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, pair, fl
             label_places(offset(y, start), n, TILES * width, at)
             if flat_figures(offset(p, start * n), n, at, start, f, q):
                 continue
-        n_tiles = minimum((m - start + width - 1) // width, TILES)
+        n_tiles = min((m - start + width - 1) // width, TILES)
         fill_tiles(q, p, view[2], start, n_tiles, m, n, view[3])
         if not pair:
             add_tops(q, n_tiles, n)
@@ -93,7 +93,7 @@ def row_figures(view, like, n, i, m, label, scale, scale_low, figures, buffer):
     if serves:
         for r in range(0, m, width):
             group = offset(p, r * step)
-            serves &= group_exp_sums(group, step, minimum(m - r, width), n, label, r, f, pointer(sums, 0))
+            serves &= group_exp_sums(group, step, min(width, m - r), n, label, r, f, pointer(sums, 0))
     if not serves:
         for r in range(m):
             _row_alone(offset(p, r * step), n, label[r], scale, scale_low, figures, r)
@@ -102,7 +102,7 @@ def row_figures(view, like, n, i, m, label, scale, scale_low, figures, buffer):
 @inline
 def _row_alone(p, n, label, scale, scale_low, figures, r):
     """The figures of a row that its group's sums may not serve. Whether they do not."""
-    figures[3, r] = p[maximum(label, 0)]
+    figures[3, r] = p[max(label, 0)]
     alone = scale != 1.0 or not figures[0, r] >= too_small(p)
     if alone:
         a, k, s = exp_sum_over(p, n, label, scale, scale_low)
@@ -126,7 +126,7 @@ def row_figures_and_terms(
     serves = scale == 1.0
     if serves:
         for r in range(0, m, width):
-            group, rows = offset(p, r * step), minimum(m - r, width)
+            group, rows = offset(p, r * step), min(width, m - r)
             k, served = group_terms(
                 group, step, rows, n, label, r, f, pointer(sums, 0), terms, terms_step, math.inf, note, notes,
                 begin, go_on, end, context,

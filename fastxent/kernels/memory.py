@@ -26,7 +26,7 @@ from fastxent.kernels.simd import (
 )  # fmt: skip
 
 __all__ = [
-    "address", "allocated", "borrowed", "elements", "in_use", "load", "load_double", "load_integers", "load_some",
+    "address", "borrowed", "elements", "in_use", "load", "load_double", "load_integers", "load_some",
     "load_some_double", "offset", "pointer", "prefetch", "prefetch_second_level", "scratch", "store", "store_double",
     "store_some", "store_some_double", "store_streaming", "streamed", "to_aligned",
 ]  # fmt: skip
@@ -51,14 +51,14 @@ def address(typingctx, number, like):
     )
 
 
-def _bare_array(context, builder, kind, data, shape, meminfo=None):
-    """An array structure on memory that somebody else holds, or ``meminfo``."""
+def _bare_array(context, builder, kind, data, shape):
+    """An array structure on memory that somebody else holds."""
     array = context.make_array(kind)(context, builder)
     size = context.get_constant(types.intp, kind.dtype.bitwidth // 8)
     strides = [size]
     for extent in reversed(shape[1:]):
         strides.insert(0, builder.mul(strides[0], extent))
-    context.populate_array(array, data=data, shape=shape, strides=strides, itemsize=size, meminfo=meminfo)
+    context.populate_array(array, data=data, shape=shape, strides=strides, itemsize=size, meminfo=None)
     return array._getvalue()
 
 
@@ -80,23 +80,6 @@ def scratch(typingctx, dtype, rows, columns):
         return _bare_array(context, builder, kind, data, [context.get_constant(types.intp, n) for n in shape])
 
     return kind(dtype, rows, columns), build
-
-
-@intrinsic
-def allocated(typingctx, like, n):
-    """np.empty(n, like.dtype), n >= 0, of which Numba makes three functions, each with its machine code."""
-    kind = types.Array(like.dtype, 1, "C")
-
-    def build(context, builder, sig, args):
-        n = context.cast(builder, args[1], sig.args[1], types.intp)
-        size = builder.mul(n, context.get_constant(types.intp, like.dtype.bitwidth // 8))
-        meminfo = context.nrt.meminfo_alloc_aligned(builder, size, 32)
-        data = builder.bitcast(
-            context.nrt.meminfo_data(builder, meminfo), context.get_data_type(like.dtype).as_pointer()
-        )
-        return _bare_array(context, builder, kind, data, [n], meminfo)
-
-    return kind(like, n), build
 
 
 @intrinsic

@@ -36,7 +36,6 @@ from fastxent.kernels.simd import (
     lane_numbers,
     max_reduce,
     maximum,
-    minimum,
     select,
     splat,
 )  # fmt: skip
@@ -174,7 +173,7 @@ def group_terms(
         z, kept = offset(p, row * step), row_of(terms, (r + row) * terms_step)
         magic, floor = fill(p, figures[r + row]), fill(p, figures[ROWS + r + row])
         y = label[r + row]
-        own = minimum(maximum(y, 0) // width * width, last)
+        own = min(max(y, 0) // width * width, last)
         if 2 * row >= m:  # the next group's first vectors, which are read together
             for j in range(2):
                 following = offset(p, (width + 2 * row - m + j) * step)
@@ -220,9 +219,9 @@ def group_terms(
             extreme = note(kept, last + width, x, select(mine | ~rest, math.inf, e), extreme)
             few, seen = few + e, seen | found
         total, low = add_terms(total, low, few)
-        end(maximum(last - last % (4 * width), 0), other)
+        end(max(last - last % (4 * width), 0), other)
         notes(figures, r + row, extreme)
-        figures[3 * ROWS + r + row] = z[maximum(y, 0)]
+        figures[3 * ROWS + r + row] = z[max(y, 0)]
         total = total + low
         if exceeds(seen, p):
             total = splat(math.nan)

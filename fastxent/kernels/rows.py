@@ -37,7 +37,6 @@ from fastxent.kernels.simd import (
     lane_numbers,
     max_reduce,
     maximum,
-    minimum,
     select,
     splat,
 )  # fmt: skip
@@ -114,7 +113,7 @@ def first_reference(p, n):
     """The largest logit of a row's first four vectors."""
     width = lanes(p)
     top = fill(p, -math.inf)
-    for i in range(0, minimum(n, 4 * width), width):
+    for i in range(0, min(n, 4 * width), width):
         top = maximum(top, part(p, i, n, -1))
     return np.float64(max_reduce(top))
 
