@@ -9,7 +9,7 @@ exp_shifted, float32     \|x\| <= 1024                                   1.4 · 
 exp_shifted_over, "      \|x·scale\| <= 1024                             1.1 · 2^-23
 exp_shifted, float64     \|x\| <= 1024                                   1.0 · 2^-52
 exp                      all, gradual underflow                        1.1 · 2^-52 (while normal)
-expm1                    all                                           2.0 · 2^-52
+expm1                    all                                           2.2 · 2^-52
 log, log1p               all, denormals included                       1.0 · 2^-52
 times_exp, float32       \|x\| <= 1024                                   1.2 · 2^-23
 times_exp, float64       \|x\| <= 1024                                   1.1 · 2^-52

@@ -328,8 +328,10 @@ _SEARCHES = [
            scale="q (1 + |ln q|)", rounded=True),
     Search("logsumexp", "", lambda r: fastxent.logsumexp(r["z"], threads=1), logsumexp_wide, logsumexp_exact,
            peers=LOGSUMEXP, scale="|max| + ln C"),
-    Search("gradient, labels", "y", gradient, gradient_wide, gradient_exact, peers=GRADIENT, rounded=True),
-    Search("gradient, soft", "t", gradient, gradient_wide, gradient_exact, scale="q + t", rounded=True),
+    # Of the dtype are an exponential, the sum of all of them, and the factor of both: each is rounded.
+    Search("gradient, labels", "y", gradient, gradient_wide, gradient_exact, peers=GRADIENT, rounded=True,
+           allowed=1.25),
+    Search("gradient, soft", "t", gradient, gradient_wide, gradient_exact, scale="q + t", rounded=True, allowed=1.25),
     *(Search(f"entropy, {kind}", "", lambda r, kind=kind: fastxent.entropy(r["z"], kind=kind, **ROWS),
              entropy_wide(kind), entropy_exact(kind), kind, peers, thin=True)
       for kind, peers in (("logits", ENTROPY), ("log_probs", {}), ("probs", ENTROPY_OF_PROBS))),
