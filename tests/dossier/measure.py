@@ -92,6 +92,7 @@ def main():
     (options.folder / "accuracy.json").write_text(json.dumps(record, indent=1) + "\n")
     (options.folder / "accuracy.md").write_text(long_table(record))
     if options.record:
-        record["cases"] = fuller(json.loads(RECORD.read_text())["cases"], record["cases"], (*CASES, *CLIMBS))
+        both = fuller(json.loads(RECORD.read_text())["cases"], record["cases"], (*CASES, *CLIMBS))
+        record["cases"] = {key: case | facts_of(key) for key, case in both.items()}
         RECORD.write_text(json.dumps(record, indent=1) + "\n")
     print(long_table(record))
