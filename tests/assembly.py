@@ -65,12 +65,13 @@ def _compile_the_rest():
     import fastxent
     from fastxent.adapters import sklearn
     from fastxent.fit import SoftmaxRegression, TemperatureScaling
-    from fastxent.kernels import columns, exactsum, groups
+    from fastxent.kernels import batch, columns, exactsum, groups
 
     slots, ones = np.zeros((4, exactsum.COMPACT_SIZE), np.int64), np.ones(4, np.int64)
     exactsum.exact_sum_new()
     exactsum.compact_sum_normalise(slots[0])
     groups.weigh_counts(slots, 0, ones)
+    batch.first_bad_weight(np.ones(batch.MANY_WEIGHTS))
     columns.exact_sum_add_columns(np.zeros((3, exactsum.STATE_SIZE), np.int64), np.eye(3))
     for dtype in (np.float16, np.float32, np.float64):
         fastxent.cross_entropy(np.zeros((66, 500), dtype).T, np.zeros(500, np.int64))

@@ -121,8 +121,13 @@ def test_what_cannot_be_held_is_read():
     assert mapped.mapped("x.npy", before, 0, 4000) is not None
     with open("x.npy", "rb") as file:
         os.fsync(file.fileno())
+
+        def left_out():
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            return mapped.mapped("x.npy", before, 0, 4000) is None
+
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         try:
             os.preadv(file.fileno(), [bytearray(1)], 100, os.RWF_NOWAIT)
-        except BlockingIOError:
-            assert mapped.mapped("x.npy", before, 0, 4000) is None  # not in the page cache
+        except BlockingIOError:  # not in the page cache, though a disk may bring it back meanwhile
+            assert any(left_out() for _ in range(20))
