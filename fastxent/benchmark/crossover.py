@@ -1,4 +1,4 @@
-"""Where tiles of rows give way to single rows: both measured from 8 to 256 classes, by a process of its own.
+"""Where tiles of rows give way to single rows: both measured from 16 to 256 classes, by a process of its own.
 
 The constant tiles.TILE_CLASSES decides for every N, since the bits depend on it; this is what it was chosen by.
 """
@@ -24,8 +24,8 @@ from fastxent.benchmark.references import Call
 
 SCHEMA = "fastxent.crossover/1"
 MOST = 256
-CLASSES = (8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 96, 112, 128, 160, 192, 224, MOST)
-FEW_CLASSES = (8, 32, 64, 128, MOST)
+CLASSES = (16, 24, 32, 40, 48, 56, 64, 72, 80, 96, 112, 128, 160, 192, 224, MOST)
+FEW_CLASSES = (16, 32, 64, 128, MOST)
 BYTES = 1 << 19  # in the second-level cache
 # Every module that is loaded later takes the sizes from here: nothing else may be loaded before.
 PROGRAM = f"""
@@ -72,7 +72,7 @@ class Crossover:
 
 
 def measure(quick: bool = False, tell: Callable[[str], Any] = lambda _: None) -> Crossover:
-    """Compare tiles with single rows from 8 to 256 classes.
+    """Compare tiles with single rows from 16 classes, the least that have a whole vector, to 256.
 
     The tiles' buffers are as large as the constant needs; a process of its own compiles them larger, without the
     cache of compiled code.
