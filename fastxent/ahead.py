@@ -84,7 +84,7 @@ def _call_everything(logits: "np.ndarray[Any, Any]") -> None:
             for k, part in enumerate(parts):
                 part.update(predictions, target, start=k * n_rows)
             parts[0].merge(parts[1]).result()
-    losses.cross_entropy(np.asfortranarray(logits), labels)  # large ones of many classes
+    losses.cross_entropy(np.asfortranarray(logits), labels)  # where there are many, rows side by side
     losses.cross_entropy(logits, labels, label_smoothing=0.1, sample_weight=np.ones(n_rows))
     losses.perplexity(logits, labels)
     linear_cross_entropy_value_and_grad(logits[:3], logits[:3], labels[:3])

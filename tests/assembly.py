@@ -74,7 +74,8 @@ def _compile_the_rest():
     batch.first_bad_weight(np.ones(batch.MANY_WEIGHTS))
     columns.exact_sum_add_columns(np.zeros((3, exactsum.STATE_SIZE), np.int64), np.eye(3))
     for dtype in (np.float16, np.float32, np.float64):
-        fastxent.cross_entropy(np.zeros((66, 500), dtype).T, np.zeros(500, np.int64))
+        for n_classes in (4, 66):
+            fastxent.cross_entropy(np.zeros((n_classes, 1 << 13), dtype).T, np.zeros(1 << 13, np.int64))
         fastxent.linear_cross_entropy_value_and_grad(np.ones((2, 3), dtype), np.ones((80, 3), dtype), [0, 1])
     parts = [fastxent.Scorer().update(np.eye(3), [0, 1, 2], by=[0, 1, 0], start=3 * k) for k in range(2)]
     parts[0].merge(parts[1]).result()

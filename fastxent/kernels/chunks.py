@@ -39,7 +39,14 @@ from fastxent.kernels.blocks import (
     sum_fault,
     target_fault,
 )  # fmt: skip
-from fastxent.kernels.figures import LABELS, few_figures, nll_of, row_figures, row_figures_side_by_side
+from fastxent.kernels.figures import (
+    LABELS,
+    few_figures,
+    few_figures_side_by_side,
+    nll_of,
+    row_figures,
+    row_figures_side_by_side,
+)  # fmt: skip
 from fastxent.kernels.jit import chunk, inline
 from fastxent.kernels.memory import load, offset, pointer, prefetch_second_level, scratch
 from fastxent.kernels.narrow import read_type
@@ -101,6 +108,20 @@ def hard_cross_entropy_tiles(
     call, work = (integers, reals, labels, class_weight, sample_weight), (figures, values, factors, label)
     tile = scratch(read_type(like), 0, TILE_SIZE)
     _hard_losses(few_figures, TILE_CLASSES, start, stop, like, call, work, tile, out, sums, report)
+
+
+@chunk
+def hard_cross_entropy_tiles_side_by_side(
+    start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
+):
+    """hard_cross_entropy_tiles for rows that are side by side, T = 1."""
+    figures = scratch(read_type(like), 4, ROWS)
+    values = scratch(np.float64, 0, ROWS)
+    factors = scratch(np.float64, 0, ROWS)
+    label = scratch(np.int64, 0, LABELS)
+    call, work = (integers, reals, labels, class_weight, sample_weight), (figures, values, factors, label)
+    tile = scratch(read_type(like), 0, TILE_SIZE)
+    _hard_losses(few_figures_side_by_side, TILE_CLASSES, start, stop, like, call, work, tile, out, sums, report)
 
 
 @chunk

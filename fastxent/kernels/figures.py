@@ -17,7 +17,7 @@ from fastxent.kernels.memory import load_integers, offset, pointer, scratch, sto
 from fastxent.kernels.narrow import read_type
 from fastxent.kernels.row_groups import REFERENCE, group_exp_sums, group_terms
 from fastxent.kernels.rows import exp_sum_over, lanes, largest, moments, near_one, too_small
-from fastxent.kernels.side_by_side import few_classes, many_classes
+from fastxent.kernels.side_by_side import FEW_SUMS, SUMS, WORK, few_classes, many_classes
 from fastxent.kernels.simd import fill
 from fastxent.kernels.tiles import PAIR_CLASSES, ROWS, TILES, add_tops, fill_tiles, tile_exp_sum, tile_pair, tile_row
 
@@ -33,19 +33,22 @@ def tile_figures(view, like, n, i, m, label, scale, scale_low, figures, tile):
 
 @inline
 def few_figures(view, like, n, i, m, label, scale, scale_low, figures, tile):
-    """Figures that give the same losses, sooner where rows lie one after the other or side by side.
-
-    What is in the tile then is anything.
-    """
-    pair, flat = n <= PAIR_CLASSES, is_flat(view, n, scale)
-    places, sums = scratch(np.int64, 0, ROWS), scratch(np.float64, 0, 512)
-    if n > 1 and scale == 1.0 and m >= lanes(pointer(tile, 0)):
-        p, f, y = strided(view, like, i), pointer(figures, 0), pointer(label, 0)
-        if view[2] == 1 and view[3] != 1 and few_classes(p, view[3], m, n, y, f, pointer(sums, 0)):
-            return
-        if pair and view[2] == n and view[3] == 1 and flat_pairs(p, n, m, y, f):
+    """Figures that give the same losses, sooner where rows lie one after the other; what is in the tile is anything."""
+    pair, flat, places = n <= PAIR_CLASSES, is_flat(view, n, scale), scratch(np.int64, 0, ROWS)
+    if pair and n > 1 and scale == 1.0 and view[2] == n and view[3] == 1 and m >= lanes(pointer(tile, 0)):
+        if flat_pairs(strided(view, like, i), n, m, pointer(label, 0), pointer(figures, 0)):
             return
     _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, pair, flat, places)
+
+
+@inline
+def few_figures_side_by_side(view, like, n, i, m, label, scale, scale_low, figures, tile):
+    """The same sooner where rows are side by side; T = 1."""
+    p, sums = strided(view, like, i), scratch(np.float64, 0, FEW_SUMS)
+    if n > 1 and m >= lanes(p):
+        if few_classes(p, view[3], m, n, pointer(label, 0), pointer(figures, 0), pointer(sums, 0)):
+            return
+    tile_figures(view, like, n, i, m, label, scale, scale_low, figures, tile)
 
 
 @inline
@@ -142,8 +145,8 @@ def row_figures_and_terms(
 @inline
 def row_figures_side_by_side(view, like, n, i, m, label, scale, scale_low, figures, memory):
     """row_figures for rows that are side by side. There is room for a vector of them in ``memory``."""
-    sums = scratch(np.float64, 0, 2560)
-    work = scratch(read_type(like), 7, ROWS)
+    sums = scratch(np.float64, 0, SUMS)
+    work = scratch(read_type(like), WORK, ROWS)
     p, step, some = strided(view, like, i), view[3], m
     width, room = lanes(p), pointer(memory, 0)
     if m < width:

@@ -42,11 +42,11 @@ MOST_CLASSES = 4096
 # of the terms, the first class of the label's vector (see row_groups.py), and the label's place in it.
 KEPT, MAGIC, FLOOR, LEAST, SEEN, BLOCK, PLACE, WORK = range(8)
 levels = by_type(4, 3)  # of the tree of as many partial sums as a vector has lanes
-SUMS = 5 * 2 * ROWS
+SUMS, FEW_SUMS = 5 * 2 * ROWS, 2 * ROWS
 
 
 def are_side_by_side(z):
-    """Whether the rows of an array (outer, inner, C) are, for many classes."""
+    """Whether the rows of an array (outer, inner, C) are."""
     return z.strides[1] == z.itemsize != z.strides[2] and z.shape[2] <= MOST_CLASSES
 
 
