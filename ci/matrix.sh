@@ -5,7 +5,7 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 # The floors of pyproject.toml, then the newest that pip finds. All but those of the package itself are the tests' own.
-oldest="numba==0.64.0 numpy==2.0.0 narwhals==1.30.0 scipy==1.13.0 typer==0.13.0 rich==13.0.0 pyarrow==16.0.0"
+oldest="numba==0.64.0 numpy==2.0.0 narwhals==1.30.0 scipy==1.13.0 typer==0.16.0 rich==13.0.0 pyarrow==16.0.0"
 newest="numba numpy narwhals scipy typer rich pyarrow"
 rows=("oldest 3.10 $oldest" "newest-3.10 3.10 $newest" "newest-3.11 3.11 $newest" "newest-3.12 3.12 $newest" "newest-3.13 3.13 $newest")
 tests=(tests/test_scoring.py tests/test_sums.py tests/test_semantics.py tests/test_files.py tests/test_cli.py)
