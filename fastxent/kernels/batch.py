@@ -292,13 +292,10 @@ def hard_cross_entropy(z, labels, s, class_weight, has_ignore, ignore_index, lab
     """Cross-entropy of logits and class indices."""
     z, n = wide_enough(z, temperature), z.shape[2]
     options = settings(n, has_ignore, ignore_index, temperature, label_smoothing)
-    if label_smoothing != 0.0:
-        chunk = chunks.smoothed_cross_entropy
-    elif z.size >= SERIAL_ELEMENTS and temperature == 1.0 and are_side_by_side(z):
-        few = n <= TILE_CLASSES
-        chunk = chunks.hard_cross_entropy_tiles_side_by_side if few else chunks.hard_cross_entropy_side_by_side
-    else:
-        chunk = chunks.hard_cross_entropy_tiles if n <= TILE_CLASSES else chunks.hard_cross_entropy
+    apart = z.size >= SERIAL_ELEMENTS and temperature == 1.0 and are_side_by_side(z)
+    few = chunks.hard_cross_entropy_tiles_side_by_side if apart else chunks.hard_cross_entropy_tiles
+    many = chunks.hard_cross_entropy_side_by_side if apart else chunks.hard_cross_entropy
+    chunk = chunks.smoothed_cross_entropy if label_smoothing != 0.0 else few if n <= TILE_CLASSES else many
     return Call(chunk, z, z, options, z.size, labels, s, class_weight)
 
 
