@@ -130,7 +130,7 @@ def test_the_gradient_is_what_differences_of_the_loss_say(c):
             assert grad[i, k] == pytest.approx(slope, rel=1e-5, abs=1e-8), (name, i, k)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow), "float32", "float64"])
 @pytest.mark.parametrize("c", [1, 2, 10, 64, 70])
 def test_the_losses_beside_a_gradient_are_cross_entropys_bit_for_bit(c, dtype):
     made = case(300, c, NARROW.get(dtype, dtype))
