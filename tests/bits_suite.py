@@ -12,6 +12,7 @@ import numpy as np
 
 import fastxent
 from fastxent.adapters import sklearn
+from fastxent.arrays import as_array
 from fastxent.kernels import batch
 from fastxent.kernels import temperature as tempering
 from fastxent.kernels.exactsum import STATE_SIZE, exact_sum_value
@@ -42,7 +43,8 @@ def temperature_sums(z, y, threads=None):
     """Loss and derivatives in the inverse temperature at T = 0.7, rounded."""
     sums = np.zeros((tempering.N_SUMS, STATE_SIZE), np.int64)
     with limited(threads):
-        batch.temperature_sums(np.ascontiguousarray(z)[None], y, np.empty(0), False, 0, 0.7).run(sums=sums)
+        stored = as_array(np.ascontiguousarray(z), "z")[0][None]
+        batch.temperature_sums(stored, y, np.empty(0), False, 0, 0.7).run(sums=sums)
     return np.array([exact_sum_value(state) for state in sums])
 
 
