@@ -203,9 +203,8 @@ def merged(a, low, k, s, b, k_b, s_b, scale, scale_low):
     x, k_x = s_b - s, k_b - k
     distance = fma(k_x, LN_2, x * scale)
     grows = (b > 0.0) & ((distance > GROWS) | (a == 0.0))
-    near = (a > 0.0) & (
-        maximum(distance, -distance) <= NEGLIGIBLE
-    )  # what is added to nothing may be as small as e^-745
+    # What is added to nothing may be as small as e^-745, and 0·e^745 would be NaN.
+    near = (a > 0.0) & (maximum(distance, -distance) <= NEGLIGIBLE)
     x, k_x = select(near, select(grows, -x, x), 0.0), select(near, select(grows, -k_x, k_x), 0.0)
     shrunk = select(near, exp_times(1.0, x, 0.0, scale, scale_low, k_x), 0.0)
     a, low, b = select(grows, a * shrunk, a), select(grows, low * shrunk, low), select(grows, b, b * shrunk)
