@@ -64,10 +64,11 @@ from fastxent.kernels.tiles import ROWS, TILE_CLASSES, TILE_SIZE
 
 
 @inline
-def _hard_losses(figures_of, few, start, stop, like, call, work, memory, out, sums, report):
-    """The loop of the two functions below; ``memory`` is room for copied rows, or for a tile."""
+def _hard_losses(figures_of, few, start, stop, like, call, memory, out, sums, report):
+    """The loop of the functions below; ``memory`` is room for copied rows, or for a tile."""
     integers, reals, labels, class_weight, sample_weight = call
-    figures, values, factors, label = work
+    figures, label = scratch(read_type(like), 4, ROWS), scratch(np.int64, 0, LABELS)
+    values, factors = scratch(np.float64, 0, ROWS), scratch(np.float64, 0, ROWS)
     view, n = first_view(integers), integers[N]
     scale, scale_low = reals[SCALE], reals[SCALE_LOW]
     i = start
@@ -87,13 +88,9 @@ def hard_cross_entropy(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
     """Logits and class indices, without smoothing, rows in groups."""
-    figures = scratch(read_type(like), 4, ROWS)
-    values = scratch(np.float64, 0, ROWS)
-    factors = scratch(np.float64, 0, ROWS)
-    label = scratch(np.int64, 0, LABELS)
-    call, work = (integers, reals, labels, class_weight, sample_weight), (figures, values, factors, label)
+    call = integers, reals, labels, class_weight, sample_weight
     buffer = copy_buffer(first_view(integers), like, integers[N], 0)
-    _hard_losses(row_figures, 0, start, stop, like, call, work, buffer, out, sums, report)
+    _hard_losses(row_figures, 0, start, stop, like, call, buffer, out, sums, report)
 
 
 @chunk
@@ -101,13 +98,9 @@ def hard_cross_entropy_tiles(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
     """The same for few classes, in tiles."""
-    figures = scratch(read_type(like), 4, ROWS)
-    values = scratch(np.float64, 0, ROWS)
-    factors = scratch(np.float64, 0, ROWS)
-    label = scratch(np.int64, 0, LABELS)
-    call, work = (integers, reals, labels, class_weight, sample_weight), (figures, values, factors, label)
+    call = integers, reals, labels, class_weight, sample_weight
     tile = scratch(read_type(like), 0, TILE_SIZE)
-    _hard_losses(few_figures, TILE_CLASSES, start, stop, like, call, work, tile, out, sums, report)
+    _hard_losses(few_figures, TILE_CLASSES, start, stop, like, call, tile, out, sums, report)
 
 
 @chunk
@@ -115,13 +108,9 @@ def hard_cross_entropy_tiles_side_by_side(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
     """hard_cross_entropy_tiles for rows that are side by side, T = 1."""
-    figures = scratch(read_type(like), 4, ROWS)
-    values = scratch(np.float64, 0, ROWS)
-    factors = scratch(np.float64, 0, ROWS)
-    label = scratch(np.int64, 0, LABELS)
-    call, work = (integers, reals, labels, class_weight, sample_weight), (figures, values, factors, label)
+    call = integers, reals, labels, class_weight, sample_weight
     tile = scratch(read_type(like), 0, TILE_SIZE)
-    _hard_losses(few_figures_side_by_side, TILE_CLASSES, start, stop, like, call, work, tile, out, sums, report)
+    _hard_losses(few_figures_side_by_side, TILE_CLASSES, start, stop, like, call, tile, out, sums, report)
 
 
 @chunk
@@ -129,14 +118,10 @@ def hard_cross_entropy_side_by_side(
     start, stop, like, t_like, integers, reals, labels, class_weight, sample_weight, out, sums, report
 ):
     """hard_cross_entropy for rows that are side by side, T = 1."""
-    figures = scratch(read_type(like), 4, ROWS)
-    values = scratch(np.float64, 0, ROWS)
-    factors = scratch(np.float64, 0, ROWS)
-    label = scratch(np.int64, 0, LABELS)
-    call, work = (integers, reals, labels, class_weight, sample_weight), (figures, values, factors, label)
+    call = integers, reals, labels, class_weight, sample_weight
     n = integers[N]
     room = np.empty(16 * n, like.dtype)
-    _hard_losses(row_figures_side_by_side, n, start, stop, like, call, work, room, out, sums, report)
+    _hard_losses(row_figures_side_by_side, n, start, stop, like, call, room, out, sums, report)
 
 
 @inline
