@@ -82,9 +82,7 @@ def test_confident_losses_keep_their_digits(dtype, blocks):
 def test_rows_may_lie_anywhere(dtype, classes, blocks):
     """Found by climbing: NaN where float64 logits lay between -745 and -709, as the first block met an empty state."""
     shifts = np.concatenate([np.arange(-1500.0, 1500.0, 7.3), [-710.0, -745.0, -1e6, 1e6]])
-    logits = np.random.default_rng(3).normal(size=(len(shifts), classes)).astype(dtype) * 3 + shifts[:, None].astype(
-        dtype
-    )
+    logits = (3 * np.random.default_rng(3).normal(size=(len(shifts), classes)) + shifts[:, None]).astype(dtype)
     labels = np.arange(len(shifts)) % classes
     every = np.arange(len(logits))
     distances = logits.astype(np.longdouble) - logits[every, labels, None]
