@@ -23,6 +23,7 @@ from fastxent.cli.main import main
 from fastxent.files import FORMATS, base, shards_of
 from fastxent.files.labels import read_classes
 from fastxent.files.scan import Scan, Wanted
+from fastxent.files.source import Source
 
 pa = pytest.importorskip("pyarrow")
 arrow_csv = pytest.importorskip("pyarrow.csv")
@@ -245,6 +246,22 @@ def test_the_command_has_the_bits_of_the_python_api(name, capsys):
     assert main(["score", name, *options, "--weight-column", "w", "--id-column", "i", "--json", "-"]) == 0
     card = score(X, Y, sample_weight=W, ids=IDS).to_dict()
     assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(card))
+
+
+def test_progress_does_not_ask_a_file_that_its_reader_may_be_closing(monkeypatch):
+    """Its descriptor could be closed, or another file's, by then."""
+
+    class Asked(io.FileIO):
+        def tell(self):
+            assert threading.current_thread() is not threading.main_thread()
+            return super().tell()
+
+    WRITERS["f.csv.xz"][0]("f.csv.xz", ALL)
+    scan = Scan("f.csv.xz", wanted=COLUMNS)
+    monkeypatch.setattr(Source, "open", lambda source: Asked(source.path))
+    assert scan.fraction == 0
+    for _ in scan:
+        assert scan.fraction == 1  # of so few rows
 
 
 @pytest.mark.parametrize(("name", "module"), [("f.h5", "h5py"), ("v3.zarr", "zarr"), ("memory://x.npy", "fsspec")])

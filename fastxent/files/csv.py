@@ -29,16 +29,27 @@ class _Bounded:
 
     closed = False
 
-    def __init__(self, text: Any) -> None:
-        self._text, self._buffers, self._room = text, Buffers(), threading.Semaphore(_MOST_BLOCKS)
+    def __init__(self, text: Any, packed: Any) -> None:
+        self._text, self._packed, self._buffers = text, packed, Buffers()
+        self._room, self._reading = threading.Semaphore(_MOST_BLOCKS), threading.Lock()
+        self.position = 0  # in the packed file; whoever asked that itself would ask a file that is just being closed
 
     def read(self, size: int) -> Any:
-        """So many bytes."""
+        """So many bytes; none after the end."""
         self._room.acquire(timeout=_PATIENCE_S)  # should Arrow need more blocks than that to go on, it gets them
-        memory = self._buffers.take(size)
-        block = memory[: self._text.readinto(memory.data)]
+        with self._reading:
+            if self._text is None:
+                return b""
+            memory = self._buffers.take(size)
+            block = memory[: self._text.readinto(memory.data)]
+            self.position = self._packed.tell()
         weakref.finalize(block, self._room.release).atexit = False
         return block
+
+    def end(self) -> None:
+        """Wait for a read that Arrow's thread is at, and read no more: the text is about to be closed."""
+        with self._reading:
+            self._text, self._packed, self._buffers = None, None, Buffers()
 
     def close(self) -> None:
         """Leave the text to whoever opened it."""
@@ -55,9 +66,9 @@ class Csv(TableFile):
         self._compression = next((how for end, how in _COMPRESSIONS.items() if name.endswith(end)), None)
         self._delimiter = "\t" if ".tsv" in name[-8:] else ","
         pyarrow_for(path)
-        self._file: Any = None  # as it lies there, packed
+        self._read: _Bounded | None = None
         try:
-            with self._text() as text, io.TextIOWrapper(text, encoding="utf-8-sig", newline="") as file:
+            with self._text() as (text, _), io.TextIOWrapper(text, encoding="utf-8-sig", newline="") as file:
                 self.names = next(csv.reader(file, delimiter=self._delimiter), [])
         except (UnicodeDecodeError, csv.Error, *_DAMAGE) as error:
             raise ValueError(f"{path}: not a text of columns, or damaged ({error})") from None
@@ -100,25 +111,25 @@ class Csv(TableFile):
 
     def fraction(self) -> float:
         """How much of the file was read, 0 to 1."""
-        return self._file.tell() / max(1, self.source.size) if self._file is not None and not self._file.closed else 0.0
+        return self._read.position / max(1, self.source.size) if self._read is not None else 0.0
 
     @contextmanager
-    def _text(self) -> Iterator[Any]:
-        """The file from its beginning, unpacked."""
+    def _text(self) -> Iterator[tuple[Any, Any]]:
+        """The file from its beginning, unpacked and packed."""
         import pyarrow as pa
 
         if self._compression == "xz":
-            self._file = self.source.open()
-            text: Any = lzma.open(self._file)  # noqa: SIM115 (closed below)
+            packed: Any = self.source.open()
+            text: Any = lzma.open(packed)  # noqa: SIM115 (closed below)
         else:
             opened = self.source.for_library()
-            self._file = pa.OSFile(opened) if isinstance(opened, str) else pa.PythonFile(opened, "r")
-            text = self._file if self._compression is None else pa.CompressedInputStream(self._file, self._compression)
+            packed = pa.OSFile(opened) if isinstance(opened, str) else pa.PythonFile(opened, "r")
+            text = packed if self._compression is None else pa.CompressedInputStream(packed, self._compression)
         try:
-            yield text
+            yield text, packed
         finally:
             text.close()
-            self._file.close()
+            packed.close()
 
     def _batches(self, fields: dict[str, list[str]], skip: int, threads: bool) -> Iterator[Any]:
         import pyarrow as pa
@@ -129,19 +140,23 @@ class Csv(TableFile):
         types |= {name: pa.int64() for name in fields.get("ids", ())}
         one = pa.string() if self.text_target else pa.int64()
         types |= {name: one if len(target) == 1 else pa.float64() for name in target}
-        with self._text() as text:
-            yield from pyarrow.csv.open_csv(
-                pa.PythonFile(_Bounded(text), "r"),
-                read_options=pyarrow.csv.ReadOptions(
-                    block_size=base.BLOCK_BYTES // base.TABLE_SHARE, use_threads=threads, skip_rows_after_names=skip
-                ),
-                parse_options=pyarrow.csv.ParseOptions(delimiter=self._delimiter),
-                convert_options=pyarrow.csv.ConvertOptions(
-                    include_columns=list(dict.fromkeys(name for names in fields.values() for name in names)),
-                    column_types=types,
-                    null_values=[""],  # "nan" and "-inf" are numbers
-                ),
-            )
+        with self._text() as (text, packed):
+            self._read = read = _Bounded(text, packed)
+            try:
+                yield from pyarrow.csv.open_csv(
+                    pa.PythonFile(read, "r"),
+                    read_options=pyarrow.csv.ReadOptions(
+                        block_size=base.BLOCK_BYTES // base.TABLE_SHARE, use_threads=threads, skip_rows_after_names=skip
+                    ),
+                    parse_options=pyarrow.csv.ParseOptions(delimiter=self._delimiter),
+                    convert_options=pyarrow.csv.ConvertOptions(
+                        include_columns=list(dict.fromkeys(name for names in fields.values() for name in names)),
+                        column_types=types,
+                        null_values=[""],  # "nan" and "-inf" are numbers
+                    ),
+                )
+            finally:
+                read.end()
 
     def _explained(self, message: str, fields: dict[str, list[str]]) -> str:
         """Arrow's message in our words: rows are counted from 0 below the names."""

@@ -26,7 +26,7 @@ MOST_READERS = 4  # each has a block of rows in memory, which stays under 300 MB
 FEW_READERS = 2  # each of whom may have a large block
 READER_BYTES = 1 << 27  # about as much in a reader's range: beginning one costs little beside it
 TOLD_EVERY_S = 0.1
-_MALLOC = {-8: 1, -3: 1 << 25, -1: 1 << 28}  # M_ARENA_MAX, M_MMAP_THRESHOLD (its limit), M_TRIM_THRESHOLD
+_MALLOC_ARENAS = -8  # M_ARENA_MAX
 
 Result = TypeVar("Result")
 
@@ -260,12 +260,10 @@ def read_at_once(
 def _share_free_memory() -> None:
     """Let this process's threads use what any of them freed.
 
-    GNU's malloc gives threads arenas of their own, which keep it: 30 MB in each of the threads that unpack a .zarr. And
-    it gives the system back what is large: first touching it again costs a fifth of the time that a .zarr takes.
+    GNU's malloc gives threads arenas of their own, which keep it: 30 MB in each of the threads that unpack a .zarr.
     """
     with suppress(OSError, AttributeError, TypeError):  # another C library
-        for parameter, value in _MALLOC.items():
-            ctypes.CDLL(None).mallopt(parameter, value)
+        ctypes.CDLL(None).mallopt(_MALLOC_ARENAS, 1)
 
 
 def source_of(chunk: Chunk) -> str:
