@@ -261,7 +261,7 @@ def test_progress_does_not_ask_a_file_that_its_reader_may_be_closing(monkeypatch
     monkeypatch.setattr(Source, "open", lambda source: Asked(source.path))
     assert scan.fraction == 0
     for _ in scan:
-        assert scan.fraction == 1  # of so few rows
+        assert 0 < scan.fraction <= 1
 
 
 @pytest.mark.parametrize(("name", "module"), [("f.h5", "h5py"), ("v3.zarr", "zarr"), ("memory://x.npy", "fsspec")])
