@@ -14,6 +14,7 @@ from scipy.special import log_softmax
 
 import fastxent
 from fastxent.kernels import batch
+from fastxent.kernels.pairs import PAIRS_USED, compact_pairs, sorted_pairs
 from fastxent.scoring.scorer import Score, Scorer, score
 
 KINDS = ("logits", "log_probs", "probs")
@@ -304,6 +305,20 @@ def test_many_pairs_are_counted_in_a_growing_list(few, monkeypatch):
     assert np.array_equal(got.label * c + got.predicted, keys)
     assert np.array_equal(got.n, counts)
     assert scorer.merge(Scorer(n_classes=c, top_k=1).update(z, y[-5000:])).result().confusion.n.sum() == n + 5000
+
+
+def test_pairs_of_more_rows_than_are_sorted_in_one_number_keep_them():
+    """Beside a key of 40 bits there are 23 for the rows."""
+    c, many = 1_000_000, (1 << 26) + 5
+    counts, keys, rows = np.zeros(8, np.int64), np.array([3 * c + 7, 2, 3 * c + 7, 0]), np.array([many, 1, many, 9])
+    counts[PAIRS_USED] = 3
+    class_rows = np.zeros((c, 3), np.int64)
+    class_rows[[0, 3, c - 1], :2] = (1, 0), (2 * many + 2, 2), (many, many)
+    found = [(0, 2, 1), (3, 3, 2), (3, 7, 2 * many), (c - 1, c - 1, many)]
+    assert list(zip(*sorted_pairs(counts, keys, rows, class_rows))) == found
+    compact_pairs(counts, keys, rows, c)
+    assert counts[PAIRS_USED] == 2
+    assert list(zip(keys[:2], rows[:2])) == [(2, 1), (3 * c + 7, 2 * many)]
 
 
 @pytest.mark.parametrize("k", [300, 2500])

@@ -67,6 +67,10 @@ class Rows(ABC):
     def refuse_changed(self) -> None:
         """Raise where a file is no longer the one that was opened."""
 
+    def begin(self) -> None:
+        """Forget what was taken: other rows are next."""
+        self._rest = self._kept = None
+
     def take(self, start: int, rows: int) -> Block:
         """So many rows at once, of a file without predictions; they follow those that were taken before."""
         if self._rest is None:

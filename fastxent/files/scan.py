@@ -120,6 +120,13 @@ class Scan:
         """Yield the chunks, each read in this thread when it is asked for; large ones as in `Rows.blocks`."""
         return self._counted(self._chunks(large))
 
+    def move(self, rows: "tuple[int, int | None]") -> None:
+        """Read other rows of the same files next, as if it was made for them."""
+        self._start, self._stop = self._range(rows)
+        self.rows_read = self.bytes_read = 0
+        for rows_of_file in self._files():
+            rows_of_file.begin()
+
     def _counted(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         for chunk in chunks:
             self.rows_read += chunk.n_rows

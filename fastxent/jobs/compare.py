@@ -58,8 +58,8 @@ def compare_files(
     comparer, *others_at_once = (Comparer(len(models), **options) for _ in range(readers_of(scan)))
     if others_at_once:
 
-        def opened(rows: tuple[int, int | None]) -> Scan:
-            return Scan(first, target, wanted, rows, others)
+        def opened() -> Scan:
+            return Scan(first, target, wanted, others=others)
 
         parts = [comparer, *others_at_once]
         read_at_once(scan, opened, lambda own, part: added(own.here(), part), parts, "comparing", tell)

@@ -202,7 +202,7 @@ def _at_once(job: Job, scan: Scan, readers: int, tell: Progress) -> "Scorer":
 
 def read_at_once(
     scan: Scan,
-    opened: "Callable[[tuple[int, int | None]], Scan]",
+    opened: Callable[[], Scan],
     added: Callable[[Scan, Result], Iterator[None]],
     results: list[Result],
     what: str,
@@ -213,9 +213,9 @@ def read_at_once(
     Parameters
     ----------
     scan : Scan
-        Of all rows.
+        Of all rows; the first of the readers.
     opened : callable
-        Opens the files again, to read a range of the rows.
+        Opens the files again, for another reader.
     added : callable
         Adds to a result what a scan reads, and yields after each chunk.
     results : list
@@ -223,23 +223,24 @@ def read_at_once(
     what, tell
         As in `Progress`.
     """
-    before, threads = scan.fingerprint(), max(1, current_threads() // len(results))
-    ranges, idle = cuts_of(scan, len(results), READER_BYTES), list(results)
+    scans = [scan, *(opened() for _ in results[1:])]
+    if any(other.fingerprint() != scan.fingerprint() for other in scans):
+        raise changed(scan.name)
+    threads, idle = max(1, current_threads() // len(results)), list(zip(scans, results))
+    ranges = cuts_of(scan, len(results), READER_BYTES)
     told, left = [(0, 0)] * len(ranges), Event()
 
     def read(k: int) -> None:
-        scan = opened(ranges[k])
-        if scan.fingerprint() != before:
-            raise changed(scan.name)
-        result = idle.pop()
+        reader = own, result = idle.pop()
         try:
+            own.move(ranges[k])
             with limited(threads):
-                for _ in added(scan, result):
-                    told[k] = scan.rows_read, scan.bytes_read
+                for _ in added(own, result):
+                    told[k] = own.rows_read, own.bytes_read
                     if left.is_set():
                         break
         finally:
-            idle.append(result)
+            idle.append(reader)
 
     n_rows = scan.n_rows or 1
     tell("compiling, or loading what is compiled", 0.0, 0, 0)

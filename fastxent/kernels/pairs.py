@@ -44,58 +44,76 @@ def add_pairs(counts, pair_keys, pair_rows, more_keys, more_rows, n):
 @compiled
 def compact_pairs(counts, pair_keys, pair_rows, n_classes):
     """Sort the list and join equal pairs."""
-    n = counts[PAIRS_USED]
-    keys, rows, _, n = _joined(pair_keys[:n].copy(), pair_rows[:n].copy(), n, n_classes)
-    counts[PAIRS_USED] = 0
-    add_pairs(counts, pair_keys, pair_rows, keys, rows, n)
+    key_bits, n = 0, counts[PAIRS_USED]
+    while (n_classes * n_classes - 1) >> key_bits > 0:
+        key_bits += 1
+    for i in range(counts[PAIRS_USED]):
+        n += pair_rows[i] >> (62 - key_bits)
+    none = np.empty((0, 3), np.int64)
+    pairs, _, n = _sorted(counts, pair_keys, pair_rows, none, key_bits, np.empty(n, np.int64), np.empty(n, np.int64))
+    last, before, total = -1, -1, 0
+    for i in range(n):
+        key, rows = pairs[i] >> (63 - key_bits), pairs[i] & ((1 << (63 - key_bits)) - 1)
+        total = rows + (total if key == before else 0)
+        last += key != before
+        pair_keys[last], pair_rows[last], before = key, total, key
+    counts[PAIRS_USED] = last + 1
+
+
+def sorted_pairs(counts, pair_keys, pair_rows, class_rows):
+    """The pairs that occur, by label, then by prediction: labels, predictions and rows, int64[n] each."""
+    key_bits = (len(class_rows) ** 2 - 1).bit_length()
+    n = int(counts[PAIRS_USED]) + len(class_rows) + (int(class_rows[:, 0].sum()) >> (62 - key_bits))
+    room = np.empty((3, n), np.int64)  # NumPy asks for large pages: small ones take as long as the sort
+    return _sorted_pairs(counts, pair_keys, pair_rows, class_rows, key_bits, room)
 
 
 @compiled
-def sorted_pairs(counts, pair_keys, pair_rows, class_rows):
-    """The pairs that occur, by label, then by prediction: labels, predictions and rows, int64[n] each."""
-    n, n_classes = counts[PAIRS_USED], class_rows.shape[0]
-    keys, rows = np.empty(n + n_classes, np.int64), np.empty(n + n_classes, np.int64)
-    for k in range(n):
-        keys[k], rows[k] = pair_keys[k], pair_rows[k]
-    for k in range(n_classes):
-        if class_rows[k, 1] != 0:
-            keys[n], rows[n] = k * n_classes + k, class_rows[k, 1]
-            n += 1
-    keys, rows, labels, n = _joined(keys, rows, n, n_classes)
-    label = 0
-    for k in range(n):
-        while keys[k] >= (label + 1) * n_classes:
+def _sorted_pairs(counts, pair_keys, pair_rows, class_rows, key_bits, room):
+    n_classes, of_pair = class_rows.shape[0], room[2]
+    predictions, labels, n = _sorted(counts, pair_keys, pair_rows, class_rows, key_bits, room[0], room[1])
+    last, before, total, label = -1, -1, 0, 0
+    for i in range(n):
+        key, rows = predictions[i] >> (63 - key_bits), predictions[i] & ((1 << (63 - key_bits)) - 1)
+        total = rows + (total if key == before else 0)
+        last += key != before
+        while key >= (label + 1) * n_classes:
             label += 1
-        labels[k] = label
-        keys[k] -= label * n_classes
-    return labels[:n], keys[:n], rows[:n]
+        labels[last], predictions[last], of_pair[last], before = label, key - label * n_classes, total, key
+    return labels[: last + 1], predictions[: last + 1], of_pair[: last + 1]
 
 
 @inline
-def _joined(keys, rows, n, n_classes):
-    """The first n pairs by rising key, equal ones joined; a spare array; how many are left. Overwrites its arguments.
+def _sorted(counts, pair_keys, pair_rows, class_rows, key_bits, pairs, spare):
+    """The pairs of the list, and right ones, by rising key, and their number; the array that holds them comes first.
 
-    Counting sorts by RADIX_BITS bits at a time, the lowest first, then neighbours are compared.
+    A key and its rows are one number, so that there is half as much to move; what has more rows than that holds becomes
+    several. Counting sorts by RADIX_BITS bits at a time, the lowest first.
     """
-    more_keys, more_rows = np.empty(keys.size, np.int64), np.empty(keys.size, np.int64)
-    shift = 0
-    while (n_classes * n_classes - 1) >> shift > 0:
+    n, row_bits = 0, 63 - key_bits
+    for i in range(counts[PAIRS_USED]):
+        n = _pack(pairs, n, pair_keys[i] << row_bits, pair_rows[i], (1 << row_bits) - 1)
+    for k in range(class_rows.shape[0]):
+        n = _pack(pairs, n, (k * class_rows.shape[0] + k) << row_bits, class_rows[k, 1], (1 << row_bits) - 1)
+    for shift in range(row_bits, 63, RADIX_BITS):
         places = np.zeros((1 << RADIX_BITS) + 1, np.int64)
         for i in range(n):
-            places[((keys[i] >> shift) & RADIX_MASK) + 1] += 1
+            places[((pairs[i] >> shift) & RADIX_MASK) + 1] += 1
         for j in range(RADIX_MASK):
             places[j + 1] += places[j]
         for i in range(n):
-            j = (keys[i] >> shift) & RADIX_MASK
-            more_keys[places[j]], more_rows[places[j]] = keys[i], rows[i]
+            j = (pairs[i] >> shift) & RADIX_MASK
+            spare[places[j]] = pairs[i]
             places[j] += 1
-        keys, more_keys, rows, more_rows = more_keys, keys, more_rows, rows
-        shift += RADIX_BITS
-    last = -1
-    for i in range(n):
-        if last >= 0 and keys[last] == keys[i]:
-            rows[last] += rows[i]
-        else:
-            last += 1
-            keys[last], rows[last] = keys[i], rows[i]
-    return keys, rows, more_keys, last + 1
+        pairs, spare = spare, pairs
+    return pairs, spare, n
+
+
+@inline
+def _pack(pairs, n, key, rows, most):
+    """Append a pair's numbers to the first n."""
+    while rows > 0:
+        pairs[n] = key | min(rows, most)
+        rows -= most
+        n += 1
+    return n
