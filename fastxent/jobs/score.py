@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SOURCE_ROWS = 1024
 MOST_READERS = 4  # each has a block of rows in memory, which stays under 300 MB in all, and its share of the threads
 FEW_READERS = 2  # each of whom may have a large block
-READER_BYTES = 1 << 27  # about as much in a reader's range: beginning one costs little beside it
+READER_BYTES = 96 << 20  # about as much in a reader's range: beginning one costs little beside it
 TOLD_EVERY_S = 0.1
 _MALLOC_ARENAS = -8  # M_ARENA_MAX
 
