@@ -1,7 +1,7 @@
 """Fuzz whatever reads bytes (ci/fuzz.sh installs what this needs): python ci/fuzz.py [SECONDS] [TARGET...]
 
-Each target of tests/fuzz_targets.py has its share of the time, in a process of its own: a crash ends that one alone.
-Seconds are of processor time, so that a machine that is busy, or stops this, tries as much and finds no delays.
+Each target of tests/fuzz_targets.py has its share of the time, in a process of its own, as many at once as there are
+processors: a crash ends that one alone. Seconds are of processor time, so that a machine that is busy, or stops this, tries as much and finds no delays.
 Half of that is guided by the coverage of the Python code, where Atheris can be had; the other half takes the inputs
 that reached new code, and many more mutations of them. What was found and those inputs are in .fuzz/; exit code 1 where
 anything was found.
@@ -24,6 +24,7 @@ import tempfile
 import time
 import traceback
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -173,12 +174,17 @@ def main() -> int:
     shutil.rmtree(STATE / "found", ignore_errors=True)
     (STATE / "found").mkdir(parents=True)
     print(f"{'target':<18}{'seconds':>9}{'inputs':>12}{'crashes':>9}")
+    half = seconds / len(names) / 2
+
+    def both(name: str) -> dict:
+        guided, more = share(name, half, "guided"), share(name, half, "")
+        return {key: guided[key] + more[key] for key in guided}
+
     inputs = crashes = 0
-    for name in names:
-        half = seconds / len(names) / 2
-        total = {key: n + m for (key, n), m in zip(share(name, half, "guided").items(), share(name, half, "").values())}
-        inputs, crashes = inputs + total["inputs"], crashes + total["crashes"]
-        print(f"{name:<18}{total['seconds']:>9.0f}{total['inputs']:>12,}{total['crashes']:>9}", flush=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for name, total in zip(names, pool.map(both, names)):
+            inputs, crashes = inputs + total["inputs"], crashes + total["crashes"]
+            print(f"{name:<18}{total['seconds']:>9.0f}{total['inputs']:>12,}{total['crashes']:>9}", flush=True)
     found = len(list((STATE / "found").glob("*.txt")))
     print(f"{inputs:,} inputs, {crashes} crashes, {found} findings (see {STATE / 'found'})")
     return int(found > 0)

@@ -247,12 +247,12 @@ def test_bytes_in_the_other_order_are_float16_too():
 
 DIGEST = """
 import hashlib, sys
-import ml_dtypes, numpy as np
+import numpy as np
 import fastxent as fx
 digest = hashlib.sha256()
-for c, dtype in ((10, np.float16), (100, np.float16), (100, ml_dtypes.bfloat16)):
+for c in (10, 100):  # bfloat16 is widened and rounded in integers everywhere
     rng = np.random.default_rng(c)
-    z = (rng.integers(-2000, 2000, (50, c)) / 128).astype(dtype)
+    z = (rng.integers(-2000, 2000, (50, c)) / 128).astype(np.float16)
     z[0, 0], z[1, 1], z[2, :2] = np.nan, np.inf, -np.inf
     results = [fx.cross_entropy(z, rng.integers(0, c, 50), reduction="none")]
     if c == 10:
