@@ -1,7 +1,8 @@
 """Fuzz whatever reads bytes (ci/fuzz.sh installs what this needs): python ci/fuzz.py [SECONDS] [TARGET...]
 
 Each target of tests/fuzz_targets.py has its share of the time, in a process of its own, as many at once as there are
-processors: a crash ends that one alone. Seconds are of processor time, so that a machine that is busy, or stops this, tries as much and finds no delays.
+processors: a crash ends that one alone. Seconds are of processor time, so that a machine that is busy, or stops this,
+tries as much and finds no delays.
 Half of that is guided by the coverage of the Python code, where Atheris can be had; the other half takes the inputs
 that reached new code, and many more mutations of them. What was found and those inputs are in .fuzz/; exit code 1 where
 anything was found.
