@@ -32,6 +32,7 @@ ROOT = Path(__file__).parent.parent
 STATE = ROOT / ".fuzz"
 HANG_S = 20  # of processor time, for one input
 IDLE_S = 600  # in which a process that is not stopped must have had some
+FOLDER = "/dev/shm" if os.path.isdir("/dev/shm") else None  # a disk would be waited for most of the time
 ADDRESSES = 4 << 30  # more than a process has when it begins: what asks for more has no memory, instead of the machine
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
@@ -148,7 +149,7 @@ def share(name: str, seconds: float, how: str) -> dict:
     total = {"inputs": 0, "seconds": 0.0, "crashes": 0}
     while (left_s := seconds - total["seconds"] - 5 * total["crashes"]) > 1:
         (STATE / f"{name}.json").unlink(missing_ok=True)
-        with tempfile.TemporaryDirectory(prefix="fastxent-fuzz-") as folder:
+        with tempfile.TemporaryDirectory(prefix="fastxent-fuzz-", dir=FOLDER) as folder:
             command = [sys.executable, __file__, "--target", name, str(int(left_s)), how]
             with open(STATE / f"{name}.log", "wb") as log:
                 code = ended(subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
