@@ -10,6 +10,9 @@ from fastxent.files.source import open_source
 from fastxent.files.stored import StoredArray, Stretch
 
 
+MOST_HEADER = 2048  # characters; 64 axes need 1500, and what is no header takes NumPy time in the square of its length
+
+
 class Npy(ArrayFile):
     """A .npy file: one array, without a name."""
 
@@ -35,9 +38,9 @@ def read_header(file: IO[bytes], path: str) -> tuple[tuple[int, ...], bool, np.d
         version = np.lib.format.read_magic(file)
         if version not in formats:
             raise ValueError(f"version {version} of the format is not supported")
-        shape, fortran, dtype = formats[version](file)
+        shape, fortran, dtype = formats[version](file, max_header_size=MOST_HEADER)
     except (ValueError, EOFError, SyntaxError) as error:
-        detail = " ".join(str(error).split())[:120]
+        detail = " ".join(str(error).split()).partition(". ")[0][:120]
         raise ValueError(f"{path}: not a .npy, or cut off in its header ({detail})") from None
     if min(shape, default=0) < 0:
         raise ValueError(f"{path}: its header gives the shape {shape}; no axis can be negative")
