@@ -9,7 +9,6 @@ from fastxent.files.base import ArrayFile
 from fastxent.files.source import open_source
 from fastxent.files.stored import StoredArray, Stretch
 
-
 MOST_HEADER = 2048  # characters; 64 axes need 1500, and what is no header takes NumPy time in the square of its length
 
 
