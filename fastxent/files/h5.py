@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 
 from fastxent.files.base import ArrayFile, Box
-from fastxent.files.source import open_source, told_by
+from fastxent.files.source import Source, open_source, told_by
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 class H5(ArrayFile):
@@ -26,6 +28,7 @@ class H5(ArrayFile):
                 self.names.append(name)
 
         with told_by(path, ".h5"):
+            _refuse_driver(self.source)
             self._file = h5py.File(self.source.for_library(), "r")
             self._file.visititems(note)
 
@@ -33,6 +36,21 @@ class H5(ArrayFile):
         """One dataset."""
         with told_by(f"{self.path}[{name}]", "dataset"):
             return H5Array(self._file[name], f"{self.path}[{name}]")
+
+
+def _refuse_driver(source: Source) -> None:
+    """Refuse a file that has a driver's block, as parts of a file in several have: the library believes its size.
+
+    The format: support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html, "Superblock".
+    """
+    at, head = 0, bytearray(64)
+    while at + len(head) <= source.size and head[:8] != _SIGNATURE:
+        source.read_into([(at, memoryview(head))])
+        at = max(512, 2 * at)
+    version, n = head[8], head[13]  # n: bytes of an address
+    place = 24 + 4 * version + 3 * n
+    if head[:8] == _SIGNATURE and version < 2 and head[place : place + n] != b"\xff" * n:
+        raise ValueError("a file in several, or damaged: its superblock names a driver")
 
 
 class H5Array:

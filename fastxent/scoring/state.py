@@ -28,6 +28,7 @@ from fastxent.scoring.replicates import Replicates
 ARITHMETIC = 5
 
 _MAGIC = b"fastxent score state 2\n"
+_STORED = {code: np.dtype(code) for code in ("<i8", "<u8", "<f8")}
 _SPILL_ROOM = 64
 _PAIR_ROOM = 1 << 14
 _MANY_PAIRS = 1 << 18  # a list so long is sorted, to see whether it needs to grow
@@ -303,7 +304,7 @@ def _rebuilt(header: dict[str, Any], deflated: bytes) -> tuple[State, dict[str, 
         raise ValueError("the arrays have another size than the header says")
     position, arrays = 0, {}
     for key, (dtype, shape) in header["arrays"].items():
-        flat = np.frombuffer(body, dtype, math.prod(shape), position)
+        flat = np.frombuffer(body, _STORED[dtype], math.prod(shape), position)
         position += flat.nbytes
         arrays[key] = flat.reshape(shape).astype(flat.dtype.newbyteorder("="))
     tally = card.Tally(**{name: arrays.pop(name) for name in card.Tally._fields})
