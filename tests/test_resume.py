@@ -27,12 +27,12 @@ Y = RNG.integers(0, C, N)
 W = RNG.random(N)
 IDS = RNG.permutation(N)
 
-# The command with small pieces, so that a run takes a thousand of them; it says when all that it loads is loaded.
+# The command with small pieces, so that a run takes thousands of them; it says when all that it loads is loaded.
 DRIVER = """
 import contextlib, io, sys
 from fastxent.cli import main as cli
 from fastxent.files import base
-base.BLOCK_BYTES = 4 * 10 * (100 if "t.csv" in sys.argv else 30)  # text takes longer, and lines have to fit
+base.BLOCK_BYTES = 4 * 10 * (100 if "t.csv" in sys.argv else 10)  # text takes longer, and lines have to fit
 with contextlib.redirect_stdout(io.StringIO()):
     cli.main(["score", "warm.npy", "warm_y.npy", "--resume", "warm.state", "--json", "warm.json"])
 print("ready", flush=True)
