@@ -43,6 +43,8 @@ def read_header(file: IO[bytes], path: str) -> tuple[tuple[int, ...], bool, np.d
         raise ValueError(f"{path}: not a .npy, or cut off in its header ({detail})") from None
     if min(shape, default=0) < 0:
         raise ValueError(f"{path}: its header gives the shape {shape}; no axis can be negative")
+    if dtype.subdtype is not None:  # arrays as entries, of no bytes at all if it likes
+        raise ValueError(f"{path}: its header gives the type {dtype}; need one of single numbers")
     if dtype.hasobject:
         raise ValueError(f"{path}: holds pickled Python objects, which are never loaded; save an array of numbers")
     return shape, fortran, dtype
