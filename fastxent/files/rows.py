@@ -164,7 +164,7 @@ class ArrayRows(Rows):
         n_bytes = base.BLOCK_BYTES << (large and self._file.can_map)
         rows = max(1, n_bytes // max(1, (self.n_classes or 1) * itemsize))
         if self._file.can_map and at < end:  # blocks of the same size: a small last one costs more than its bytes
-            rows = -(-(end - at) // -(-(end - at) // rows))
+            rows = math.ceil((end - at) / math.ceil((end - at) / rows))
         while at < end:
             block: Block = {}
             n = min(rows, end - at)

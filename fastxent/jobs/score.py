@@ -224,7 +224,7 @@ def read_at_once(
         As in `Progress`.
     """
     scans = [scan, *(opened() for _ in results[1:])]
-    if any(other.fingerprint() != scan.fingerprint() for other in scans):
+    if any(other.fingerprint() != scan.fingerprint() for other in scans[1:]):
         raise changed(scan.name)
     threads, idle = max(1, current_threads() // len(results)), list(zip(scans, results))
     ranges = cuts_of(scan, len(results), READER_BYTES)

@@ -51,13 +51,7 @@ def compact_pairs(counts, pair_keys, pair_rows, n_classes):
         n += pair_rows[i] >> (62 - key_bits)
     none = np.empty((0, 3), np.int64)
     pairs, _, n = _sorted(counts, pair_keys, pair_rows, none, key_bits, np.empty(n, np.int64), np.empty(n, np.int64))
-    last, before, total = -1, -1, 0
-    for i in range(n):
-        key, rows = pairs[i] >> (63 - key_bits), pairs[i] & ((1 << (63 - key_bits)) - 1)
-        total = rows + (total if key == before else 0)
-        last += key != before
-        pair_keys[last], pair_rows[last], before = key, total, key
-    counts[PAIRS_USED] = last + 1
+    counts[PAIRS_USED] = _join(pairs, n, key_bits, pair_keys, pair_rows)
 
 
 def sorted_pairs(counts, pair_keys, pair_rows, class_rows):
@@ -70,17 +64,15 @@ def sorted_pairs(counts, pair_keys, pair_rows, class_rows):
 
 @compiled
 def _sorted_pairs(counts, pair_keys, pair_rows, class_rows, key_bits, room):
-    n_classes, of_pair = class_rows.shape[0], room[2]
+    n_classes, of_pair, label = class_rows.shape[0], room[2], 0
     predictions, labels, n = _sorted(counts, pair_keys, pair_rows, class_rows, key_bits, room[0], room[1])
-    last, before, total, label = -1, -1, 0, 0
-    for i in range(n):
-        key, rows = predictions[i] >> (63 - key_bits), predictions[i] & ((1 << (63 - key_bits)) - 1)
-        total = rows + (total if key == before else 0)
-        last += key != before
-        while key >= (label + 1) * n_classes:
+    n = _join(predictions, n, key_bits, predictions, of_pair)
+    for k in range(n):
+        while predictions[k] >= (label + 1) * n_classes:
             label += 1
-        labels[last], predictions[last], of_pair[last], before = label, key - label * n_classes, total, key
-    return labels[: last + 1], predictions[: last + 1], of_pair[: last + 1]
+        labels[k] = label
+        predictions[k] -= label * n_classes
+    return labels[:n], predictions[:n], of_pair[:n]
 
 
 @inline
@@ -117,3 +109,15 @@ def _pack(pairs, n, key, rows, most):
         rows -= most
         n += 1
     return n
+
+
+@inline
+def _join(pairs, n, key_bits, keys, rows):
+    """The first n sorted pairs as keys and rows, equal keys joined; how many are left. ``keys`` may be ``pairs``."""
+    last, before, total = -1, -1, 0
+    for i in range(n):
+        key, more = pairs[i] >> (63 - key_bits), pairs[i] & ((1 << (63 - key_bits)) - 1)
+        total = more + (total if key == before else 0)
+        last += key != before
+        keys[last], rows[last], before = key, total, key
+    return last + 1
