@@ -67,7 +67,7 @@ def errors(got, want, limits, scale=None):
     """
     with np.errstate(all="ignore"):
         size = np.maximum(np.abs(want if scale is None else scale).astype(np.float64), limits.least)
-        missed = np.abs(got.astype(want.dtype) - want).astype(np.float64) * (1 / limits.epsilon)
+        missed = (np.abs(got.astype(want.dtype) - want) * want.dtype.type(1 / limits.epsilon)).astype(np.float64)
         relative = missed / size
         ulp = missed / binade(size)
     strange = ~np.isfinite(relative)
