@@ -38,6 +38,7 @@ from numba.extending import overload
 
 from fastxent.kernels import simd
 from fastxent.kernels.jit import INLINE, inline
+from fastxent.kernels.permutations import table
 from fastxent.kernels.simd import bits, fill, fma, from_bits, maximum, select, to_real
 
 ROUND32 = np.float32(1.5 * 2**23)
@@ -114,8 +115,8 @@ EIGHTHS = [
     1.0, 1.0905077326652577, 1.189207115002721, 1.2968395546510096,
     1.4142135623730951, 1.5422108254079407, 1.681792830507429, 1.8340080864093424,
 ]  # fmt: skip
-_eighth_powers32 = simd.table([int(np.float32(x).view(np.int32)) - (j << 20) for j, x in enumerate(EIGHTHS)])
-_eighth_powers64 = simd.table([int(np.float64(x).view(np.int64)) - (j << 49) for j, x in enumerate(EIGHTHS)])
+_eighth_powers32 = table([int(np.float32(x).view(np.int32)) - (j << 20) for j, x in enumerate(EIGHTHS)])
+_eighth_powers64 = table([int(np.float64(x).view(np.int64)) - (j << 49) for j, x in enumerate(EIGHTHS)])
 
 
 # (e^r - 1 - r) / r^2 on [-ln 2 / 16, ln 2 / 16], the highest power first.

@@ -15,7 +15,7 @@ from fastxent.kernels.flat import flat_figures, flat_pairs, label_places
 from fastxent.kernels.jit import inline
 from fastxent.kernels.memory import load_integers, offset, pointer, scratch, store_double
 from fastxent.kernels.narrow import read_type
-from fastxent.kernels.row_groups import REFERENCE, group_exp_sums, group_terms
+from fastxent.kernels.row_groups import REFERENCE, group_exp_sums, group_terms, nothing
 from fastxent.kernels.rows import exp_sum_over, lanes, largest, moments, near_one, too_small
 from fastxent.kernels.side_by_side import FEW_SUMS, SUMS, WORK, few_classes, many_classes
 from fastxent.kernels.simd import fill
@@ -71,7 +71,7 @@ def _tiles(view, like, n, i, m, label, scale, scale_low, figures, tile, pair, fl
     for start in range(0, m, TILES * width):
         if flat and start + TILES * width <= m:
             label_places(offset(y, start), n, TILES * width, at)
-            if flat_figures(offset(p, start * n), n, at, start, f, q):
+            if flat_figures(offset(p, start * n), n, at, start, f, q, nothing, ()):
                 continue
         n_tiles = min((m - start + width - 1) // width, TILES)
         fill_tiles(q, p, view[2], start, n_tiles, m, n, view[3])

@@ -36,8 +36,11 @@ NARROW = by_type(40.0, 300.0)
 
 
 @inline
-def flat_terms(p, n, terms):
-    """e^x of TILES tiles' logits behind p, n a row without gaps, to ``terms``. Whether all are of moderate size."""
+def flat_terms(p, n, terms, go_on, context):
+    """e^x of TILES tiles' logits behind p, n a row without gaps, to ``terms``. Whether all are of moderate size.
+
+    What else to do meanwhile: go_on(i, context) with element i, for every fourth vector.
+    """
     width = lanes(p)
     magic, largest = fill(p, elementary.rounding(p)), bits(fill(p, 0.0))
     for i in range(0, TILES * width * n, 4 * width):
@@ -50,6 +53,7 @@ def flat_terms(p, n, terms):
         store(terms, i + 3 * width, exp_shifted(d, magic))
         largest = maximum(maximum(largest, bits(a) & magnitude(p)), bits(b) & magnitude(p))
         largest = maximum(maximum(largest, bits(c) & magnitude(p)), bits(d) & magnitude(p))
+        go_on(i, context)
     return not any_lane(largest > bits(fill(p, NARROW(p))))
 
 
@@ -124,13 +128,13 @@ def label_places(label, n, m, places):
 
 
 @inline
-def flat_figures(p, n, places, r, figures, terms):
+def flat_figures(p, n, places, r, figures, terms, go_on, context):
     """A, k, s and the label's logit of TILES tiles' rows, from row r of a block on. Whether they are of moderate size.
 
-    ``places`` is a pointer to the first one's. The labels' terms become 0.
+    ``places`` is a pointer to the first one's. The labels' terms become 0. What else to do meanwhile: see flat_terms.
     """
     width = lanes(p)
-    if not flat_terms(p, n, terms):
+    if not flat_terms(p, n, terms, go_on, context):
         return False
     own = offset(figures, 3 * ROWS + r)
     for i in range(TILES * width):

@@ -10,11 +10,12 @@ from fastxent.kernels.finish import figures_at, near_sum
 from fastxent.kernels.flat import flat_figures, label_places
 from fastxent.kernels.gradients import FACTOR, OWN, columns, exponent_place
 from fastxent.kernels.jit import inline
-from fastxent.kernels.memory import load, load_integers, offset, store, store_double
+from fastxent.kernels.memory import load, load_integers, store, store_double
+from fastxent.kernels.permutations import permute
+from fastxent.kernels.row_streams import finish_row, go_on_with_row
 from fastxent.kernels.rows import lanes, two_words
 from fastxent.kernels.simd import any_lane, bits, by_type, fill, from_bits, select
 from fastxent.kernels.tiles import ROWS, TILES
-from fastxent.kernels.transpose import permute
 
 # With S/(1 + S) and a row's weight within these no factor here or in gradients.py leaves the range of normal numbers
 # that is served there, and no tile has taken its terms relative to another class (rows.too_small).
@@ -23,14 +24,25 @@ least_weight, largest_weight = by_type(2.0**-50, 2.0**-300), by_type(2.0**60, 2.
 
 
 @inline
-def flat_block(p, n, m, label, places, weights, f, terms, values, parts):
-    """Terms, figures, losses and factors of m rows, a multiple of TILES tiles'. Whether that served."""
+def same(x, figures):
+    """What is written as it is."""
+    return x
+
+
+@inline
+def write_on(i, row):
+    """Write four vectors of a block that is done."""
+    go_on_with_row(same, i, row)
+
+
+@inline
+def flat_block(p, n, label, places, weights, f, terms, values, parts, row):
+    """Terms, figures, losses and factors of TILES tiles' rows; writes what is left of ``row``. Whether that served."""
     rows = TILES * lanes(p)
-    for r in range(0, m, rows):
-        label_places(offset(label, r), n, rows, offset(places, r))
-        if not flat_figures(offset(p, r * n), n, offset(places, r), r, f, offset(terms, r * n)):
-            return False
-    return flat_losses(f, weights, label, values, parts, m)
+    label_places(label, n, rows, places)
+    served = flat_figures(p, n, places, 0, f, terms, write_on, row)
+    finish_row(same, rows * n, row)
+    return served and flat_losses(f, weights, label, values, parts, rows)
 
 
 @inline
@@ -65,14 +77,11 @@ def owners_of(n, numbers, owners):
 
 
 @inline
-def flat_gradient(terms, n, places, parts, owners, rows):
-    """The gradients of TILES tiles' rows, one after the other; see flat.label_places and owners_of."""
+def flat_gradient(terms, n, parts, owners, rows):
+    """The gradients of TILES tiles' rows, one after the other; see owners_of. A label's term is 0, and no other."""
     width = lanes(terms)
     for t in range(0, TILES * width, width):
-        factor = load(parts, FACTOR * ROWS + t)
+        factor, own = load(parts, FACTOR * ROWS + t), load(parts, OWN * ROWS + t)
         for k in range(0, n * width, width):
-            at = t * n + k
-            store(rows, at, load(terms, at) * permute(factor, bits(load(owners, k))))
-    own = offset(parts, OWN * ROWS)
-    for r in range(TILES * width):
-        rows[places[r]] = own[r]
+            e, owner = load(terms, t * n + k), bits(load(owners, k))
+            store(rows, t * n + k, select(e == 0.0, permute(own, owner), e * permute(factor, owner)))

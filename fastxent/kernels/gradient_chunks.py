@@ -40,7 +40,7 @@ from fastxent.kernels.blocks import (
 )  # fmt: skip
 from fastxent.kernels.chunks import add_distances
 from fastxent.kernels.figures import LABELS, is_flat, nll_of, row_figures_and_terms, tile_figures
-from fastxent.kernels.flat_gradients import flat_block, flat_gradient, owners_of
+from fastxent.kernels.flat_gradients import flat_block, flat_gradient, owners_of, same
 from fastxent.kernels.gradients import (
     PARTS,
     curvatures_of,
@@ -69,6 +69,7 @@ from fastxent.kernels.memory import (
 )  # fmt: skip
 from fastxent.kernels.narrow import read_type
 from fastxent.kernels.row_groups import no_notes, note_nothing, nothing
+from fastxent.kernels.row_streams import LINE, finish_row, flush, no_row, side_by_side, start_row
 from fastxent.kernels.rows import lanes
 from fastxent.kernels.simd import fill, first_lanes, select, splat
 from fastxent.kernels.soft import smoothed_figures, soft_figures
@@ -78,9 +79,6 @@ from fastxent.kernels.transpose import vectors_to_rows
 
 NEAR_ELEMENTS = 1 << 14  # rows are read again so many elements at a time: they stay in the cache
 OWNERS = 16 * TILE_CLASSES
-# Rows of few classes that are done before the next are read, so that memory hardly rests. float32, 10 classes, two
-# threads, from memory: 2.25 times a copy in blocks of 256, 2.09 of 128, 2.03 of 64.
-FLAT_ROWS = 64
 
 
 @inline
@@ -212,7 +210,7 @@ def label_gradients_tiles(
     parts = scratch(read_type(like), PARTS, ROWS)
     label = scratch(np.int64, 0, LABELS)
     tiles = scratch(read_type(like), 0, TILE_SIZE)
-    terms = scratch(read_type(like), 0, NEAR_ELEMENTS)
+    terms = scratch(read_type(like), 0, TILE_SIZE)
     owners = scratch(read_type(like), 0, OWNERS)
     numbers = scratch(np.int64, 0, OWNERS)
     places = scratch(np.int64, 0, ROWS)
@@ -226,24 +224,37 @@ def label_gradients_tiles(
     flat = is_flat(view, n, scale) and not wants_hessian
     if flat:
         owners_of(n, pointer(numbers, 0), q)
+    # A block's gradient is written while the next one's exponentials are taken: memory hardly rests.
+    whole, in_line = TILES * width, side_by_side(o_view, stop, n)
+    line, waiting = scratch(read_type(like), 0, LINE), scratch(np.int64, 0, 1)
+    waiting[0] = 0
+    o = strided(o_view, like, start)
+    pen = pointer(line, 0), waiting, streaming, True
+    row = no_row((), pointer(made, 0), o, pen)
     i = start
     while i < stop:
         m = near_rows((view, o_view, h_view), i, stop, n, n)
         p, o = strided(view, like, i), strided(o_view, like, i)
-        whole = min(m, FLAT_ROWS) // (TILES * width) * (TILES * width) if flat else 0
-        if whole > 0:
+        if flat and m >= whole:
             bad = read_labels(labels, i, whole, n, integers[HAS_IGNORE] != 0, integers[IGNORE], label)
             if bad >= 0:
                 return refuse(report, bad, LABEL)
             row_scales(integers, reals, class_weight, sample_weight, label, i, whole, scales)
             weigh(scales, reals[GRADIENT_SCALE], whole, scales)
-            if flat_block(p, n, whole, y, pointer(places, 0), w, f, pointer(terms, 0), pointer(values, 0), g):
+            served = flat_block(p, n, y, pointer(places, 0), w, f, pointer(terms, 0), pointer(values, 0), g, row)
+            row = no_row((), pointer(made, 0), o, pen)
+            if served:
                 settle_labels(values, label, whole, i, class_weight, sample_weight, True, factors, out, sums)
-                for r in range(0, whole, TILES * width):
-                    flat_gradient(pointer(terms, r * n), n, pointer(places, r), offset(g, r), q, pointer(made, 0))
-                    write_rows(pointer(made, 0), n, TILES * width, o_view, offset(o, r * o_view[2]), streaming)
+                flat_gradient(pointer(terms, 0), n, g, q, pointer(made, 0))
+                if in_line:
+                    row = start_row(same, (), pointer(made, 0), whole * n, o, pen)
+                else:
+                    write_rows(pointer(made, 0), n, whole, o_view, o, streaming)
                 i += whole
                 continue
+        finish_row(same, 0, row)
+        flush(o, pen)
+        row = no_row((), pointer(made, 0), o, pen)
         m = min(m, TILES * width)  # whose tiles stay
         bad = read_labels(labels, i, m, n, integers[HAS_IGNORE] != 0, integers[IGNORE], label)
         if bad >= 0:
@@ -270,6 +281,8 @@ def label_gradients_tiles(
             write_rows(pointer(h_made, 0), n, m, h_view, strided(h_view, like, i), False)
         write_rows(pointer(made, 0), n, m, o_view, o, streaming)
         i += m
+    finish_row(same, 0, row)
+    flush(strided(o_view, like, stop), pen)
     streamed()
 
 
@@ -285,12 +298,6 @@ def tile_to_rows(tile, n, m, rows):
         for j in range(n):
             for r in range(m):
                 rows[r * n + j] = tile[j * width + r]
-
-
-@inline
-def same(x, figures):
-    """What is written as it is."""
-    return x
 
 
 @inline

@@ -5,7 +5,8 @@ so what is drawn for a row depends neither on the rows before it nor on who draw
 """
 
 from fastxent.kernels.jit import inline
-from fastxent.kernels.simd import from_bits, select, table, words
+from fastxent.kernels.permutations import table
+from fastxent.kernels.simd import from_bits, select, words
 
 ROUNDS = 10
 MULTIPLIERS = 0xD2511F53, 0xCD9E8D57

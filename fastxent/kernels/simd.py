@@ -22,7 +22,7 @@ from fastxent.kernels.jit import INLINE
 __all__ = [
     "add_reduce", "any_lane", "bits", "by_type", "count_lanes", "fill", "first_lanes", "float32x16",
     "float64x8", "fma", "from_bits", "halves", "int32x16", "int64x8", "is_float32", "join", "lane_numbers",
-    "max_reduce", "maximum", "minimum", "select", "splat", "table", "to_real", "words",
+    "max_reduce", "maximum", "minimum", "select", "splat", "to_real", "words",
 ]  # fmt: skip
 
 
@@ -358,65 +358,6 @@ def join(typingctx, low, high):
         return shuffle(builder, *parts, range(16))
 
     return float32x16(low, high), build
-
-
-def table(values):
-    """A function from 16 x int32, or 8 x int64, to the values at (index mod 8) out of 8 integers.
-
-    With AVX-512 one permutation; with AVX2 one or two of every half.
-    """
-
-    @intrinsic
-    def lookup(typingctx, index):
-        def build(context, builder, sig, args):
-            kind, wide = llvm_type(index), index == int64x8
-            if "+avx512f" in getattr(context.codegen(), "_tm_features", ""):
-                name = f"llvm.x86.avx512.permvar.{'di' if wide else 'si'}.512"
-                entries = ir.Constant(kind, (2 * list(values))[: index.lanes])
-                return call_llvm(builder, name, kind, [entries, args[0]])
-            if wide:
-                return _lookup_wide(builder, values, args[0])
-            found = [_lookup8(builder, values, part) for part in _eights(builder, args[0])]
-            return shuffle(builder, *found, range(16))
-
-        return index(index), build
-
-    return lookup
-
-
-def _eights(builder, words):
-    return [shuffle(builder, words, words, range(start, start + 8)) for start in (0, 8)]
-
-
-def _lookup8(builder, values, index):
-    """8 x int32 at (index mod 8): LLVM makes one permutation of eight variable extractions (AVX2's vpermd)."""
-    index = builder.and_(index, ir.Constant(index.type, [7] * 8))
-    found = ir.Constant(index.type, ir.Undefined)
-    for lane in range(8):
-        at = builder.extract_element(index, ir.Constant(ir.IntType(32), lane))
-        value = builder.extract_element(ir.Constant(index.type, list(values)), at)
-        found = builder.insert_element(found, value, ir.Constant(ir.IntType(32), lane))
-    return found
-
-
-def _lookup_wide(builder, values, index):
-    """8 x int64 at (index mod 8): the words of four entries by one permutation, and which four by a third bit."""
-    words = [(value >> shift) % 2**32 for value in values for shift in (0, 32)]
-    words = [word - (word >> 31 << 32) for word in words]
-    pair = builder.and_(builder.shl(index, constant(int64x8, 1)), constant(int64x8, 6))
-    pair = builder.or_(pair, builder.shl(pair, constant(int64x8, 32)))
-    pair = builder.bitcast(builder.or_(pair, constant(int64x8, 1 << 32)), llvm_type(int32x16))
-    first, second = (
-        builder.bitcast(
-            shuffle(
-                builder, *(_lookup8(builder, words[at : at + 8], part) for part in _eights(builder, pair)), range(16)
-            ),
-            llvm_type(int64x8),
-        )
-        for at in (0, 8)
-    )
-    upper = builder.icmp_signed("<", builder.shl(index, constant(int64x8, 61)), constant(int64x8, 0))
-    return builder.select(upper, second, first)
 
 
 # --- across lanes ------------------------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ from fastxent.kernels.elementary import (
     LOG2_E,
 )
 from fastxent.kernels.jit import INLINE, inline
-from fastxent.kernels.simd import any_lane, bits, by_type, fill, fma, from_bits, is_float32, table
+from fastxent.kernels.permutations import table
+from fastxent.kernels.simd import any_lane, bits, by_type, fill, fma, from_bits, is_float32
 
 BIAS32, BIAS64 = 1 << 10, 1 << 13
 bias = by_type(np.float32(BIAS32), float(BIAS64))

@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 
 from fastxent.kernels.memory import memory_kind, read
 from fastxent.kernels.narrow import stored
-from fastxent.kernels.simd import Vector, call_llvm, is_float32, llvm_type, shuffle
+from fastxent.kernels.simd import Vector, llvm_type, shuffle
 
 __all__ = [
     "adjacent_to_vectors",
@@ -19,7 +19,6 @@ __all__ = [
     "four_of_eight",
     "four_of_rows",
     "max_across",
-    "permute",
     "rows_to_vectors",
     "sum_across",
     "vectors_to_rows",
@@ -211,26 +210,6 @@ def adjacent_vectors(typingctx, source, n):
         return context.make_tuple(builder, result, _adjacent(context, builder, args[0], source, n.literal_value))
 
     return result(source, n), build
-
-
-@intrinsic
-def permute(typingctx, x, index):
-    """The lanes of a vector of floats at the indices, each from 0 to less than the number of lanes."""
-
-    def build(context, builder, sig, args):
-        kind = llvm_type(x)
-        if "+avx512f" in getattr(context.codegen(), "_tm_features", ""):
-            name = f"llvm.x86.avx512.permvar.{'sf' if is_float32(x) else 'df'}.512"
-            return call_llvm(builder, name, kind, [args[0], args[1]])
-        found = ir.Constant(kind, ir.Undefined)
-        for lane in range(x.lanes):
-            here = ir.Constant(ir.IntType(32), lane)
-            found = builder.insert_element(
-                found, builder.extract_element(args[0], builder.extract_element(args[1], here)), here
-            )
-        return found
-
-    return x(x, index), build
 
 
 @intrinsic
