@@ -65,7 +65,8 @@ def _dtype(name: str) -> Any:
 def _call_everything(logits: "np.ndarray[Any, Any]") -> None:
     import numpy as np
 
-    from fastxent import losses
+    from fastxent import focal, gradients, losses
+    from fastxent.comparing.comparer import Comparer
     from fastxent.linear.functions import linear_cross_entropy_value_and_grad
     from fastxent.scoring.scorer import Scorer
 
@@ -84,6 +85,12 @@ def _call_everything(logits: "np.ndarray[Any, Any]") -> None:
             for k, part in enumerate(parts):
                 part.update(predictions, target, start=k * n_rows)
             parts[0].merge(parts[1]).result()
+            sides = [Comparer(kind=kind).update(predictions, predictions, target=target) for _ in range(2)]
+            sides[0].merge(sides[1]).result()
+        gradients.cross_entropy_value_and_grad(logits, target, hessian=True)
+    gradients.cross_entropy_value_and_grad(logits, labels, weight=np.ones(n_classes))
+    gradients.binary_cross_entropy_value_and_grad(logits.ravel(), probs.ravel(), hessian=True)
+    focal.focal_loss_value_and_grad(logits, labels)
     losses.cross_entropy(np.asfortranarray(logits), labels)  # where there are many, rows side by side
     losses.cross_entropy(logits, labels, label_smoothing=0.1, sample_weight=np.ones(n_rows))
     losses.perplexity(logits, labels)

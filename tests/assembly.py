@@ -83,7 +83,8 @@ def _compile_the_rest():
     halves[0].merge(halves[1]).result()
     fastxent.compare(np.full((2, 2), 0.5), np.full((2, 2), 0.5), [0, 1], kind="probs")
     for dtype in (np.float32, np.float64):
-        sklearn.brier_score_loss([0, 1], np.full((2, 2), 0.5, dtype))
+        for n_classes in (2, 66):
+            sklearn.brier_score_loss([0, 1], np.full((2, n_classes), 1 / n_classes, dtype), labels=range(n_classes))
         for target in ([0, 0, 0, 1], np.eye(2)[[0, 0, 0, 1]]):
             TemperatureScaling().fit(np.array([[1, 0]] * 4, dtype), target)
     fastxent.score(np.eye(2), [0, 1], bootstrap=2)

@@ -139,7 +139,7 @@ def _label_figures(state: State, nll: float, weight: float) -> dict[str, Any]:
             accuracy=bin_hits / in_bin,
             confidence=groups.values(CONFIDENCE) / in_bin,
         )
-    prior = float(card.prior_nll(of_label, weight)) if weight > 0 else math.nan
+    prior = float(card.prior_nll(np.ascontiguousarray(of_label), weight)) if weight > 0 else math.nan
     return {
         "accuracy": _ratio(all_hits, weight),
         "top_k_accuracy": {k: _ratio(float(v), weight) for k, v in zip(state.options.top_k, tops)},
