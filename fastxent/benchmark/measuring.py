@@ -30,6 +30,8 @@ class Pace(NamedTuple):
     pause_s: float = 0.005  # between turns: other libraries' threads spin for a while after their work
 
 
+ALONE_S = 1e-3  # a call that takes so long is timed by itself: the clock's own 0.1 us do not count
+
 FULL = Pace()
 QUICK = Pace(rounds=5, fewest_rounds=1, budget_s=0.3, turn_s=0.005, call_turn_s=0.05, pause_s=0.002)
 
@@ -169,11 +171,11 @@ def time_turns(calls: dict[str, Call], pace: Pace = FULL, turn_s: float | None =
     """The best time of each call, in seconds, over rounds in which they take turns.
 
     Each was called before, so that nothing compiles or loads here. Every other round goes backwards: who comes after a
-    call of another kind pays for it (a training of 25 ms after a sum by other threads 2 ms). A turn of ``turn_s``
-    seconds is one of several parts, whose best counts: after a pause the clock is low, and for 0.7 s no machine is
-    undisturbed.
+    call of another kind pays for it (a training of 25 ms after a sum by other threads 2 ms). Calls of a millisecond or
+    more are timed one by one. A turn of ``turn_s`` seconds is one of several parts, whose best counts: after a pause
+    the clock is low, and for 0.7 s no machine is undisturbed.
     """
-    parts = 1 if turn_s is None else max(1, round(turn_s / pace.turn_s))
+    parts = dict.fromkeys(calls, 1 if turn_s is None else max(1, round(turn_s / pace.turn_s)))
     best, spent, repeats = dict.fromkeys(calls, math.inf), dict.fromkeys(calls, 0.0), {}
     for turn in range(pace.rounds):
         for name, call in list(calls.items())[:: 1 if turn % 2 == 0 else -1]:
@@ -187,7 +189,9 @@ def time_turns(calls: dict[str, Call], pace: Pace = FULL, turn_s: float | None =
                 if repeats[name] == 1:  # long enough to be a turn of its own
                     best[name] = once_s
                     continue
-            for _ in range(parts):
+                if once_s >= ALONE_S:
+                    repeats[name], parts[name] = 1, parts[name] * repeats[name]
+            for _ in range(parts[name]):
                 elapsed_s = timed(call, repeats[name])
                 best[name] = min(best[name], elapsed_s)
                 spent[name] += elapsed_s * repeats[name]
