@@ -231,6 +231,9 @@ def label_gradients_tiles(
     o = strided(o_view, like, start)
     pen = pointer(line, 0), waiting, streaming, True
     row = no_row((), pointer(made, 0), o, pen)
+    even = class_weight.size == 0 and sample_weight.size == 0 and integers[ROW_SCALES] == 0
+    alike = scratch(np.float64, 0, ROWS)
+    alike[:] = reals[GRADIENT_SCALE] + 0.0
     i = start
     while i < stop:
         m = near_rows((view, o_view, h_view), i, stop, n, n)
@@ -239,9 +242,11 @@ def label_gradients_tiles(
             bad = read_labels(labels, i, whole, n, integers[HAS_IGNORE] != 0, integers[IGNORE], label)
             if bad >= 0:
                 return refuse(report, bad, LABEL)
-            row_scales(integers, reals, class_weight, sample_weight, label, i, whole, scales)
-            weigh(scales, reals[GRADIENT_SCALE], whole, scales)
-            served = flat_block(p, n, y, pointer(places, 0), w, f, pointer(terms, 0), pointer(values, 0), g, row)
+            if not even:
+                row_scales(integers, reals, class_weight, sample_weight, label, i, whole, scales)
+                weigh(scales, reals[GRADIENT_SCALE], whole, scales)
+            weights = pointer(alike, 0) if even else w
+            served = flat_block(p, n, y, pointer(places, 0), weights, f, pointer(terms, 0), pointer(values, 0), g, row)
             row = no_row((), pointer(made, 0), o, pen)
             if served:
                 settle_labels(values, label, whole, i, class_weight, sample_weight, True, factors, out, sums)
