@@ -86,10 +86,13 @@ def divergence_of_logits(zp, zq):
     p, q = Softmax(zp), Softmax(zq)
     rows = np.arange(len(zp))
     with np.errstate(all="ignore"):
-        d = wide(zp) - wide(zq)
+        d = (wide(zp) - p.top[:, None]) - (wide(zq) - q.top[:, None])  # exact where it counts, however large both are
         d = d - d[rows, q.first][:, None]
-        near = np.log1p(times(q.share, np.expm1(d)).sum(1, keepdims=True))
-        ratio = np.where(np.abs(d).max(1, keepdims=True) < 600, d - near, q.minus_log - p.minus_log)
+        lost = q.share < np.finfo(d.dtype).tiny
+        grown = np.where(lost, np.exp(d - q.minus_log) - q.share, times(q.share, np.expm1(d)))
+        near = np.log1p(grown.sum(1, keepdims=True))
+        serves = ((d < 600) | (p.share == 0)).all(1, keepdims=True)
+        ratio = np.where(serves, d - near, q.minus_log - p.minus_log)
     terms = times(p.share, ratio)
     return terms.sum(1), np.abs(terms).sum(1)
 
