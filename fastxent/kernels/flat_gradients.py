@@ -12,7 +12,7 @@ from fastxent.kernels.gradients import FACTOR, OWN, columns, exponent_place
 from fastxent.kernels.jit import inline
 from fastxent.kernels.memory import load, load_integers, store, store_double
 from fastxent.kernels.permutations import permute
-from fastxent.kernels.row_streams import finish_row, go_on_with_row
+from fastxent.kernels.row_streams import finish_row, go_on_with_row, same
 from fastxent.kernels.rows import lanes, two_words
 from fastxent.kernels.simd import any_lane, bits, by_type, fill, from_bits, select
 from fastxent.kernels.tiles import ROWS, TILES
@@ -21,12 +21,6 @@ from fastxent.kernels.tiles import ROWS, TILES
 # that is served there, and no tile has taken its terms relative to another class (rows.too_small).
 least_share = by_type(2.0**-70, 2.0**-280)
 least_weight, largest_weight = by_type(2.0**-50, 2.0**-300), by_type(2.0**60, 2.0**300)
-
-
-@inline
-def same(x, figures):
-    """What is written as it is."""
-    return x
 
 
 @inline

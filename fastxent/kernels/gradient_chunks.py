@@ -40,7 +40,7 @@ from fastxent.kernels.blocks import (
 )  # fmt: skip
 from fastxent.kernels.chunks import add_distances
 from fastxent.kernels.figures import LABELS, is_flat, nll_of, row_figures_and_terms, tile_figures
-from fastxent.kernels.flat_gradients import flat_block, flat_gradient, owners_of, same
+from fastxent.kernels.flat_gradients import flat_block, flat_gradient, owners_of
 from fastxent.kernels.gradients import (
     PARTS,
     curvatures_of,
@@ -69,7 +69,7 @@ from fastxent.kernels.memory import (
 )  # fmt: skip
 from fastxent.kernels.narrow import read_type
 from fastxent.kernels.row_groups import no_notes, note_nothing, nothing
-from fastxent.kernels.row_streams import LINE, finish_row, flush, no_row, side_by_side, start_row
+from fastxent.kernels.row_streams import LINE, finish_row, flush, no_row, same, side_by_side, start_row
 from fastxent.kernels.rows import lanes
 from fastxent.kernels.simd import fill, first_lanes, select, splat
 from fastxent.kernels.soft import smoothed_figures, soft_figures

@@ -7,7 +7,17 @@ one by one: LLVM makes one of eight variable extractions.
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from fastxent.kernels.simd import call_llvm, constant, float32x16, int32x16, int64x8, is_float32, llvm_type, shuffle
+from fastxent.kernels.simd import (
+    call_llvm,
+    constant,
+    float32x16,
+    has_avx512,
+    int32x16,
+    int64x8,
+    is_float32,
+    llvm_type,
+    shuffle,
+)
 
 __all__ = ["permute", "table"]
 
@@ -20,7 +30,7 @@ def permute(typingctx, x, index):
 
     def build(context, builder, sig, args):
         kind = llvm_type(x)
-        if _has_avx512(context):
+        if has_avx512(context):
             name = f"llvm.x86.avx512.permvar.{'sf' if is_float32(x) else 'df'}.512"
             return call_llvm(builder, name, kind, [args[0], args[1]])
         low, high = _eights(builder, builder.bitcast(args[0], llvm_type(float32x16)))
@@ -40,7 +50,7 @@ def table(values):
     def lookup(typingctx, index):
         def build(context, builder, sig, args):
             kind, wide = llvm_type(index), index == int64x8
-            if _has_avx512(context):
+            if has_avx512(context):
                 name = f"llvm.x86.avx512.permvar.{'di' if wide else 'si'}.512"
                 entries = ir.Constant(kind, (2 * list(values))[: index.lanes])
                 return call_llvm(builder, name, kind, [entries, args[0]])
@@ -53,10 +63,6 @@ def table(values):
         return index(index), build
 
     return lookup
-
-
-def _has_avx512(context):
-    return "+avx512f" in getattr(context.codegen(), "_tm_features", "")
 
 
 def _eights(builder, words):

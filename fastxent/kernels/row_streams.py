@@ -24,6 +24,12 @@ def aligned(array):
 
 
 @inline
+def same(x, figures):
+    """What is written as it is."""
+    return x
+
+
+@inline
 def side_by_side(view, stop, n):
     """Whether rows up to ``stop`` follow each other without gaps."""
     return view[2] == n and view[3] == 1 and (stop <= view[4] or view[1] == n * view[4])

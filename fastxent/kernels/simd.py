@@ -100,6 +100,11 @@ def call_llvm(builder, name, result, arguments):
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
 
+def has_avx512(context):
+    """Whether code is made for a processor that has it."""
+    return "+avx512f" in getattr(context.codegen(), "_tm_features", "")
+
+
 def type_suffix(kind):
     """The part of an intrinsic's name that says its type, such as v16f32."""
     element = _element(kind)

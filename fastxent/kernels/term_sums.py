@@ -26,7 +26,7 @@ from fastxent.kernels.elementary import (
 )
 from fastxent.kernels.jit import INLINE, inline
 from fastxent.kernels.permutations import table
-from fastxent.kernels.simd import any_lane, bits, by_type, fill, fma, from_bits, is_float32
+from fastxent.kernels.simd import any_lane, bits, by_type, fill, fma, from_bits, has_avx512, is_float32
 
 BIAS32, BIAS64 = 1 << 10, 1 << 13
 bias = by_type(np.float32(BIAS32), float(BIAS64))
@@ -53,7 +53,7 @@ def kept(typingctx, x):
     """The vector, in a register where there are 32: LLVM would load constants anew in every iteration."""
 
     def build(context, builder, sig, args):
-        if "+avx512f" not in getattr(context.codegen(), "_tm_features", ""):
+        if not has_avx512(context):
             return args[0]
         return builder.asm(ir.FunctionType(args[0].type, [args[0].type]), "", "=v,0", args, False)
 
