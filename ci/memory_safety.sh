@@ -29,10 +29,8 @@ step "bounds checks" NUMBA_BOUNDSCHECK=1 -- "$@"
 # valgrind knows no AVX-512, loses a NaN in a maximum and the sign of 0·-0 + 0, and takes 50 times as long: addresses only.
 if command -v valgrind > /dev/null; then
   grid=small
-  haswell=(NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES= NUMBA_NUM_THREADS=1)
-  step "valgrind's code, without valgrind" "${haswell[@]}" -- --plain "$@" # compiles
   tool=(valgrind --quiet --error-exitcode=1 --undef-value-errors=no --smc-check=all-non-file --suppressions=ci/valgrind.supp)
-  step "valgrind" "${haswell[@]}" PYTHONMALLOC=malloc -- --plain "$@"
+  step "valgrind" NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES= NUMBA_NUM_THREADS=1 PYTHONMALLOC=malloc -- --plain "$@"
 fi
 rm "$log"
 exit $status
